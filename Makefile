@@ -1,0 +1,123 @@
+# kvtier. `make help` lists the targets. Variants build side by side: SAN=address|thread, CC=clang.
+MAJOR := 0
+MINOR := 1
+PATCH := 0
+PREFIX ?= /usr/local
+DESTDIR ?=
+BINDIR = $(PREFIX)/bin
+SBINDIR = $(PREFIX)/sbin
+LIBDIR = $(PREFIX)/lib
+INCLUDEDIR = $(PREFIX)/include
+MANDIR = $(PREFIX)/share/man
+CC = gcc
+SAN ?=
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+MAKEFLAGS += --no-builtin-rules
+
+PKGS := libsystemd libprotobuf-c libsodium inih jansson
+variant := $(if $(SAN),$(SAN)-)$(notdir $(CC))
+B := build/$(variant)
+G := build/gen
+
+WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-unused-parameter -Wno-missing-field-initializers
+OPT := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2)
+comma := ,
+san_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+san_thread := -fsanitize=thread
+sanflags := $(if $(SAN),$(san_$(SAN)))
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g $(WARN) -fPIC -fvisibility=hidden -fstack-protector-strong -fno-strict-aliasing \
+	$(if $(SAN),,-D_FORTIFY_SOURCE=2) $(sanflags) -I. -I$(G) -I$(G)/include \
+	-DKVT_RELEASE='"$(MAJOR).$(MINOR).$(PATCH)"' -DPREFIX='"$(PREFIX)"' $(CFLAGS)
+ALL_LDFLAGS = $(sanflags) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
+LIBS_CLIENT := -lprotobuf-c -lsodium -lpthread
+LIBS_DAEMON := -lsystemd -lprotobuf-c -lsodium -linih -lpthread
+
+gen := $(G)/proto/kvtier.pb-c.c $(G)/include/kvtier.h
+src_lib := $(wildcard libclient/*.c libclient/codec/*.c)
+src_ctl := $(wildcard libclient/ctl/*.c)
+src_llm := $(wildcard libclient/examples/llm/*.c)
+src_daemon := $(wildcard daemon/util/*.c daemon/io/*.c daemon/store/*.c daemon/policy/*.c daemon/engine/*.c daemon/serve/*.c)
+obj = $(patsubst %.c,$(B)/%.o,$(1))
+lib_objs := $(call obj,$(src_lib)) $(B)/gen/kvtier.pb-c.o
+codec_objs := $(call obj,$(wildcard libclient/codec/*.c)) $(B)/gen/kvtier.pb-c.o
+daemon_objs := $(call obj,$(src_daemon)) $(codec_objs)
+
+so := libkvtier.so.$(MAJOR).$(MINOR).$(PATCH)
+bins := $(B)/kvtierd $(B)/kvtierctl $(B)/libkvtier.a $(B)/$(so) $(B)/llm $(B)/embed
+tests_unit := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_*.c))
+tests_scen := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/scen/test_*.c tests/fault/test_*.c))
+tests_lib := $(call obj,$(wildcard tests/lib/*.c))
+fuzzers := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+benches := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
+preloads := $(patsubst tests/fault/%.c,$(B)/tests/fault/%.so,$(wildcard tests/fault/preload_*.c))
+
+.PHONY: all bins tests benches deps demo check check-short check-long bench fuzz install uninstall clean help format check-format lint
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: deps
+	+$(Q)$(MAKE) bins
+bins: $(bins)
+tests: bins $(tests_unit) $(tests_scen) $(preloads)
+benches: bins $(benches)
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
+## all         build the daemon, library, CLI and example engine
+## deps        install what building needs (Debian packages); says what, asks for root only then
+deps:
+	$(Q)tests/deps.sh
+
+# generated sources
+$(G)/proto/kvtier.pb-c.c: proto/kvtier.proto
+	@mkdir -p $(@D)
+	@echo "  PROTO   $<"
+	$(Q)protoc-c --proto_path=proto --c_out=$(@D) $<
+$(G)/proto/kvtier.pb-c.h: $(G)/proto/kvtier.pb-c.c ;
+$(G)/include/kvtier.h: libclient/include/kvtier.h.in proto/errors.def Makefile
+	@mkdir -p $(@D)
+	@echo "  GEN     $@"
+	$(Q)sed -n 's|^ERROR(\([0-9]*\), \([A-Z_]*\), "\(.*\)")$$|        KVT_E_\2 = \1, /* \3 */|p' proto/errors.def > $@.errors
+	$(Q)sed -e 's/@MAJOR@/$(MAJOR)/;s/@MINOR@/$(MINOR)/;s/@PATCH@/$(PATCH)/' -e '/@ERRORS@/{r $@.errors' -e 'd}' $< > $@
+
+# objects
+$(B)/gen/kvtier.pb-c.o: $(G)/proto/kvtier.pb-c.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_CFLAGS) -Wno-error -c $< -o $@
+$(B)/%_avx2.o: ISA := -mavx2
+$(B)/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq
+$(B)/libclient/examples/llm/%.o: ISA := -O3 -fno-math-errno
+$(B)/%.o: %.c | $(gen)
+	@mkdir -p $(@D)
+	@echo "  CC      $@"
+	$(Q)$(CC) $(ALL_CFLAGS) $(ISA) -MMD -MP -c $< -o $@
+
+# programs and libraries
+link = @mkdir -p $(@D); echo "  LD      $@"; $(if $(Q),,set -x;) $(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS)
+$(B)/kvtierd: $(B)/daemon/main.o $(daemon_objs)
+	$(link) -pie $^ -o $@ $(LIBS_DAEMON)
+$(B)/libkvtier.a: $(lib_objs)
+	@echo "  AR      $@"
+	$(Q)rm -f $@ && ar rcs $@ $^
+$(B)/$(so): $(lib_objs) libclient/libkvtier.map
+	$(link) -shared $(if $(SAN),,-Wl$(comma)-z$(comma)defs) -Wl,-soname,libkvtier.so.$(MAJOR) -Wl,--version-script=libclient/libkvtier.map \
+		$(filter %.o,$^) -o $@ $(LIBS_CLIENT)
+	$(Q)ln -sf $(so) $(B)/libkvtier.so.$(MAJOR) && ln -sf $(so) $(B)/libkvtier.so
+$(B)/kvtierctl: $(call obj,$(src_ctl)) $(B)/libkvtier.a
+	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -ljansson
+$(B)/llm: $(call obj,$(src_llm)) $(B)/libkvtier.a
+	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -lopenblas -ljansson -lm
+$(B)/embed: $(B)/libclient/examples/embed.o $(B)/libkvtier.a
+	$(link) -pie $^ -o $@ $(LIBS_CLIENT)
+$(B)/tests/%: $(B)/tests/%.o $(tests_lib) $(daemon_objs) $(B)/libkvtier.a
+	$(link) -pie $^ -o $@ $(LIBS_DAEMON) -ljansson -lcmocka -lhiredis -lm
+$(B)/tests/fault/preload_%.so: $(B)/tests/fault/preload_%.o
+	$(link) -shared $^ -o $@ -ldl -lpthread
+build/fuzz/%: tests/fuzz/%.c $(gen)
+	@mkdir -p $(@D)
+	@echo "  FUZZ    $@"
+	$(Q)clang $(ALL_CFLAGS) -fsanitize=fuzzer,address,undefined $< $(src_daemon) $(src_lib) $(filter-out %/main.c,$(src_llm)) \
+		$(G)/proto/kvtier.pb-c.c -o $@ $(LIBS_DAEMON) -lopenblas -ljansson -lm
+-include $(shell find build -name '*.d' 2>/dev/null)

@@ -1,0 +1,17 @@
+/* One request and its reply as protobuf messages: what the public calls and kvtierctl are made of. */
+#pragma once
+
+#include <stdint.h>
+
+#include "proto/messages.h"
+
+#include "include/kvtier.h"
+
+/* Sends request as a message of this type and waits for the reply. Returns 0 with *ret_reply (free with kvt_call_free()), KVT_E_*
+ * from the daemon (its text then in errbuf, if given), KVT_E_TIMEOUT, KVT_E_DISCONNECTED, or -errno. Thread-safe. */
+int kvt_call(kvt *c, uint16_t type, const ProtobufCMessage *request, const ProtobufCMessageDescriptor *reply_type,
+             ProtobufCMessage **ret_reply, char *errbuf, size_t n_errbuf);
+void kvt_call_free(ProtobufCMessage *reply);
+
+/* The daemon's handle of a space, for messages that name one. */
+uint32_t kvt_space_handle(const kvt_space *s);
