@@ -1,0 +1,3 @@
+#include "daemon/util/metrics.h"
+
+struct metrics metrics;
