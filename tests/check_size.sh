@@ -1,0 +1,25 @@
+#!/bin/sh
+# A C file over 600 lines has two jobs: none may be.
+# tests/check_size.sh [ROOT]
+set -eu
+root=${1:-$(dirname "$0")/..}
+max=600
+passed=0
+failed=0
+
+list=$(find "$root" \( -name build -o -name .git -o -name shared \) -prune -o \( -name '*.c' -o -name '*.h' \) -type f -print | sort)
+for f in $list; do
+	n=$(wc -l < "$f")
+	if [ "$n" -gt "$max" ]; then
+		echo "$f: $n lines, at most $max"
+		failed=$((failed + 1))
+	else
+		passed=$((passed + 1))
+	fi
+done
+if [ "$passed" = 0 ]; then
+	echo "no files found under $root"
+	failed=$((failed + 1))
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
