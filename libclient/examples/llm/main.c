@@ -1,0 +1,549 @@
+/* llm: a small CPU engine for llama-architecture GGUF models that keeps its KV in kvtier.
+ *
+ * A request: tokens -> the stored prefix is loaded -> the rest is prefilled in chunks of block_tokens at multiples of it, each stored when it is
+ * computed -> tokens are generated one by one -> the answer's whole blocks, whose KV the one-by-one steps computed with other bits, are
+ * computed again in chunk shape and stored. Everything runs on the main thread but what the pool does inside a call. */
+#include <errno.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "libclient/codec/hash.h"
+#include "libclient/examples/llm/cache.h"
+#include "libclient/examples/llm/sample.h"
+#include "libclient/examples/llm/tokenizer.h"
+#include "libclient/examples/llm/unicode.h"
+
+struct options {
+        const char *model, *prompt, *file, *system, *kvtier, *perplexity, *logits;
+        size_t n_generate, block_tokens, n_ctx;
+        unsigned n_threads;
+        float temperature, top_p;
+        uint64_t seed;
+        int chat, json, store_answer, bf16;
+};
+
+struct engine {
+        struct options opt;
+        struct pool *pool;
+        struct gguf file;
+        struct model model;
+        struct tokenizer tokenizer;
+        struct run run;
+        struct cache cache;
+        struct sampler sampler;
+        uint32_t *tokens; /* prompt, then answer */
+        size_t n_prompt, n_tokens, n_reused;
+        uint64_t *hashes; /* of the logits after the prompt and after each token of the answer but the last */
+        char *text; /* the answer */
+        size_t n_text;
+        double load_sec, cache_sec, first_sec, prefill_sec, decode_sec;
+};
+
+static const char usage[] =
+        "Usage: llm -m MODEL [-p PROMPT | -f FILE] [OPTIONS]\n"
+        "Runs a llama-architecture GGUF model on the CPU; keeps its KV cache in kvtierd, if one listens.\n"
+        "  -m, --model FILE        weights\n"
+        "  -p, --prompt TEXT       prompt\n"
+        "  -f, --file FILE         read the prompt from FILE (before the text of -p, if both are given)\n"
+        "  -n, --tokens N          generate at most N tokens (64); with --perplexity, read at most N tokens of the file (0: all)\n"
+        "  -c, --chat              the prompt is a question to an assistant (ChatML)\n"
+        "      --system TEXT       the assistant's instructions, with --chat\n"
+        "  -t, --temperature T     0: the likeliest token (0)\n"
+        "      --top-p P           draw from the likeliest tokens of this probability (0.95)\n"
+        "      --seed N            of the draw (1)\n"
+        "      --kvtier PATH|off   socket of kvtierd (the default one; off if nobody listens)\n"
+        "      --block-tokens N    tokens in a block and in a prefill chunk (64)\n"
+        "      --kv f16|bf16       type of KV (f16)\n"
+        "      --no-store-answer   store the prompt's blocks only\n"
+        "      --ctx N             room for N tokens (prompt and answer; 512 with --perplexity)\n"
+        "      --perplexity FILE   of the model on a text, in windows of --ctx tokens\n"
+        "      --threads N         (number of CPUs)\n"
+        "      --logits FILE       write the logits after the prompt, 32-bit floats\n"
+        "      --json              one JSON object on stdout\n";
+
+static double now_sec(void)
+{
+        struct timespec ts;
+
+        clock_gettime(CLOCK_MONOTONIC, &ts);
+        return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
+}
+
+__attribute__((format(printf, 1, 2), noreturn)) static void die(const char *format, ...)
+{
+        va_list ap;
+
+        fputs("llm: ", stderr);
+        va_start(ap, format);
+        vfprintf(stderr, format, ap);
+        va_end(ap);
+        fputc('\n', stderr);
+        exit(1);
+}
+
+static char *read_file(const char *path, size_t *ret_n)
+{
+        FILE *f = fopen(path, "re");
+        char *text = NULL;
+        size_t n = 0, got;
+
+        if (!f)
+                die("%s: %s", path, strerror(errno));
+        do {
+                text = realloc(text, n + 65536);
+                if (!text || n > INT32_MAX / 4)
+                        die("%s: too large", path);
+                got = fread(text + n, 1, 65536, f);
+                n += got;
+        } while (got);
+        if (ferror(f))
+                die("%s: %s", path, strerror(errno));
+        fclose(f);
+        *ret_n = n;
+        return text;
+}
+
+static uint64_t parse_u64(const char *option, const char *s, uint64_t min, uint64_t max)
+{
+        char *end;
+        unsigned long long v;
+
+        errno = 0;
+        v = strtoull(s, &end, 10);
+        if (errno || end == s || *end || *s == '-' || v < min || v > max)
+                die("--%s: '%s' is not a number from %llu to %llu", option, s, (unsigned long long)min, (unsigned long long)max);
+        return v;
+}
+
+static float parse_float(const char *option, const char *s, float min, float max)
+{
+        char *end;
+        float v = strtof(s, &end);
+
+        if (end == s || *end || !(v >= min && v <= max))
+                die("--%s: '%s' is not a number from %g to %g", option, s, (double)min, (double)max);
+        return v;
+}
+
+static void parse_options(struct options *o, int argc, char **argv)
+{
+        enum { SYSTEM = 256, TOP_P, SEED, KVTIER, BLOCK_TOKENS, KV, NO_STORE_ANSWER, STORE_ANSWER, CTX, PERPLEXITY, THREADS, LOGITS, JSON };
+        static const struct option longs[] = {
+                {"model", 1, NULL, 'm'},
+                {"prompt", 1, NULL, 'p'},
+                {"file", 1, NULL, 'f'},
+                {"tokens", 1, NULL, 'n'},
+                {"chat", 0, NULL, 'c'},
+                {"system", 1, NULL, SYSTEM},
+                {"temperature", 1, NULL, 't'},
+                {"top-p", 1, NULL, TOP_P},
+                {"seed", 1, NULL, SEED},
+                {"kvtier", 1, NULL, KVTIER},
+                {"block-tokens", 1, NULL, BLOCK_TOKENS},
+                {"kv", 1, NULL, KV},
+                {"no-store-answer", 0, NULL, NO_STORE_ANSWER},
+                {"store-answer", 0, NULL, STORE_ANSWER},
+                {"ctx", 1, NULL, CTX},
+                {"perplexity", 1, NULL, PERPLEXITY},
+                {"threads", 1, NULL, THREADS},
+                {"logits", 1, NULL, LOGITS},
+                {"json", 0, NULL, JSON},
+                {"help", 0, NULL, 'h'},
+                {0},
+        };
+        long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+        int c, n_given = 0;
+
+        *o = (struct options){.n_generate = 64,
+                              .block_tokens = 64,
+                              .top_p = 0.95f,
+                              .seed = 1,
+                              .store_answer = 1,
+                              .n_threads = n_cpus < 1    ? 1
+                                           : n_cpus > 64 ? 64
+                                                         : (unsigned)n_cpus,
+                              .system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"};
+        while ((c = getopt_long(argc, argv, "m:p:f:n:ct:h", longs, NULL)) != -1)
+                switch (c) {
+                case 'm':
+                        o->model = optarg;
+                        break;
+                case 'p':
+                        o->prompt = optarg;
+                        break;
+                case 'f':
+                        o->file = optarg;
+                        break;
+                case 'n':
+                        o->n_generate = parse_u64("tokens", optarg, 0, 1 << 24);
+                        n_given = 1;
+                        break;
+                case 'c':
+                        o->chat = 1;
+                        break;
+                case 't':
+                        o->temperature = parse_float("temperature", optarg, 0, 100);
+                        break;
+                case SYSTEM:
+                        o->system = optarg;
+                        break;
+                case TOP_P:
+                        o->top_p = parse_float("top-p", optarg, 0, 1);
+                        break;
+                case SEED:
+                        o->seed = parse_u64("seed", optarg, 0, UINT64_MAX);
+                        break;
+                case KVTIER:
+                        o->kvtier = optarg;
+                        break;
+                case BLOCK_TOKENS:
+                        o->block_tokens = parse_u64("block-tokens", optarg, 1, 4096);
+                        break;
+                case KV:
+                        o->bf16 = !strcmp(optarg, "bf16");
+                        if (!o->bf16 && strcmp(optarg, "f16"))
+                                die("--kv: '%s' is neither f16 nor bf16", optarg);
+                        break;
+                case NO_STORE_ANSWER:
+                case STORE_ANSWER:
+                        o->store_answer = c == STORE_ANSWER;
+                        break;
+                case CTX:
+                        o->n_ctx = parse_u64("ctx", optarg, 2, 1 << 24);
+                        break;
+                case PERPLEXITY:
+                        o->perplexity = optarg;
+                        break;
+                case THREADS:
+                        o->n_threads = (unsigned)parse_u64("threads", optarg, 1, 64);
+                        break;
+                case LOGITS:
+                        o->logits = optarg;
+                        break;
+                case JSON:
+                        o->json = 1;
+                        break;
+                case 'h':
+                        fputs(usage, stdout);
+                        exit(0);
+                default:
+                        fputs("Try 'llm --help'.\n", stderr);
+                        exit(2);
+                }
+        if (optind < argc)
+                die("unexpected argument '%s'", argv[optind]);
+        if (!o->model)
+                die("which model? -m FILE");
+        if (!o->perplexity && !o->prompt && !o->file)
+                die("no prompt: -p TEXT or -f FILE");
+        if (o->perplexity && (o->prompt || o->file || o->logits))
+                die("--perplexity takes no prompt and writes no logits");
+        if (o->perplexity && !n_given)
+                o->n_generate = 0;
+}
+
+static void load_engine(struct engine *e)
+{
+        double start = now_sec();
+
+        e->pool = pool_new(e->opt.n_threads);
+        if (!e->pool)
+                die("cannot start %u threads", e->opt.n_threads);
+        if (gguf_open(&e->file, e->opt.model) || tokenizer_init(&e->tokenizer, &e->file) || model_load(&e->model, &e->file, e->pool))
+                die("%s: %s", e->opt.model, e->file.error);
+        if (e->tokenizer.n_tokens != e->model.n_vocab)
+                die("%s: %zu tokens, but embeddings for %zu", e->opt.model, e->tokenizer.n_tokens, e->model.n_vocab);
+        e->load_sec = now_sec() - start;
+}
+
+static void encode(struct engine *e, const char *text, size_t n, unsigned flags)
+{
+        if (tokenizer_encode(&e->tokenizer, text, n, flags, &e->tokens, &e->n_tokens))
+                die("out of memory");
+}
+
+static void add_token(struct engine *e, uint32_t id)
+{
+        encode(e, "", 0, 0); /* makes room for one */
+        e->tokens[e->n_tokens++] = id;
+}
+
+/* One turn of ChatML: text cannot close it, only this can. */
+static void add_turn(struct engine *e, const char *role, const char *text, size_t n_text, int close)
+{
+        uint32_t start = tokenizer_special(&e->tokenizer, "<|im_start|>"), end = tokenizer_special(&e->tokenizer, "<|im_end|>");
+        size_t n = strlen(role) + 1 + n_text;
+        char *turn = malloc(n + 1);
+
+        if (start == UINT32_MAX || end == UINT32_MAX)
+                die("--chat: the model has no ChatML tokens");
+        if (!turn)
+                die("out of memory");
+        memcpy(turn + sprintf(turn, "%s\n", role), text, n_text);
+        add_token(e, start);
+        encode(e, turn, n, 0);
+        free(turn);
+        if (close) {
+                add_token(e, end);
+                encode(e, "\n", 1, 0);
+        }
+}
+
+static void make_prompt(struct engine *e)
+{
+        size_t n = 0, n_more = e->opt.prompt ? strlen(e->opt.prompt) : 0;
+        char *text = e->opt.file ? read_file(e->opt.file, &n) : NULL;
+
+        text = realloc(text, n + n_more + 1);
+        if (!text)
+                die("out of memory");
+        memcpy(text + n, e->opt.prompt ? e->opt.prompt : "", n_more);
+        n += n_more;
+        if (e->tokenizer.bos != UINT32_MAX)
+                add_token(e, e->tokenizer.bos);
+        if (e->opt.chat) {
+                add_turn(e, "system", e->opt.system, strlen(e->opt.system), 1);
+                add_turn(e, "user", text, n, 1);
+                add_turn(e, "assistant", "", 0, 0);
+        } else {
+                encode(e, text, n, TOKENIZER_SPECIALS);
+        }
+        free(text);
+        if (!e->n_tokens)
+                die("the prompt is empty");
+        e->n_prompt = e->n_tokens;
+}
+
+static uint64_t hash_logits(const struct engine *e)
+{
+        return hash_bytes(e->run.logits, e->model.n_vocab * sizeof(float), 0);
+}
+
+static void prefill(struct engine *e)
+{
+        double start = now_sec();
+        size_t bt = e->opt.block_tokens;
+
+        e->n_reused = cache_load(&e->cache, e->tokens, e->n_prompt);
+        e->cache_sec = now_sec() - start;
+        for (size_t at = e->n_reused, n; at < e->n_prompt; at += n) {
+                n = e->n_prompt - at < bt ? e->n_prompt - at : bt;
+                model_forward(&e->run, e->tokens + at, n, at, at + n == e->n_prompt ? LOGITS_LAST : LOGITS_NONE);
+                cache_store(&e->cache, e->tokens, at + n);
+        }
+        e->hashes[0] = hash_logits(e);
+        e->prefill_sec = now_sec() - start - e->cache_sec;
+}
+
+static void write_logits(const struct engine *e)
+{
+        FILE *f = fopen(e->opt.logits, "we");
+
+        if (!f || fwrite(e->run.logits, sizeof(float), e->model.n_vocab, f) != e->model.n_vocab || fclose(f))
+                die("%s: %s", e->opt.logits, strerror(errno));
+}
+
+static void add_text(struct engine *e, uint32_t id)
+{
+        char piece[4096];
+        size_t n = tokenizer_decode(&e->tokenizer, id, piece, sizeof(piece));
+
+        e->text = realloc(e->text, e->n_text + n + 1);
+        if (!e->text)
+                die("out of memory");
+        memcpy(e->text + e->n_text, piece, n);
+        e->n_text += n;
+        if (!e->opt.json) {
+                fwrite(piece, 1, n, stdout);
+                fflush(stdout);
+        }
+}
+
+static int ends_text(const struct engine *e, uint32_t id)
+{
+        return id == e->tokenizer.eos || id == tokenizer_special(&e->tokenizer, "<|endoftext|>") ||
+               id == tokenizer_special(&e->tokenizer, "<|im_end|>");
+}
+
+/* Generates up to n tokens. The last one's KV is not computed: nothing follows it. */
+static void generate(struct engine *e, size_t n, double start)
+{
+        double first = 0;
+
+        for (size_t i = 0; i < n; i++) {
+                uint32_t id;
+
+                if (i > 0) {
+                        model_forward(&e->run, e->tokens + e->n_tokens - 1, 1, e->n_tokens - 1, LOGITS_LAST);
+                        e->hashes[i] = hash_logits(e);
+                }
+                id = sampler_next(&e->sampler, e->run.logits);
+                if (i == 0) {
+                        first = now_sec();
+                        e->first_sec = first - start;
+                }
+                add_token(e, id);
+                if (ends_text(e, id))
+                        break;
+                add_text(e, id);
+        }
+        e->decode_sec = now_sec() - first;
+}
+
+/* Brings the KV behind the prompt's last whole block into chunk shape, as far as there are whole blocks, and stores it. */
+static void store_answer(struct engine *e)
+{
+        size_t bt = e->opt.block_tokens;
+
+        for (size_t at = e->n_prompt / bt * bt; e->cache.space && !e->cache.stopped && at + bt <= e->n_tokens; at += bt) {
+                model_forward(&e->run, e->tokens + at, bt, at, LOGITS_NONE);
+                cache_store(&e->cache, e->tokens, at + bt);
+        }
+}
+
+/* json_stringn() takes valid UTF-8 only, and a model may produce anything. */
+static json_t *json_text(const char *s, size_t n)
+{
+        char *valid = malloc(3 * n + 1);
+        size_t n_valid = 0;
+        json_t *j;
+
+        for (size_t at = 0, len; valid && at < n; at += len) {
+                uint32_t c;
+
+                len = unicode_next(s + at, n - at, &c);
+                memcpy(valid + n_valid, c == 0xfffd ? "\xef\xbf\xbd" : s + at, c == 0xfffd ? 3 : len);
+                n_valid += c == 0xfffd ? 3 : len;
+        }
+        j = valid ? json_stringn(valid, n_valid) : NULL;
+        free(valid);
+        return j;
+}
+
+static json_t *json_hash(uint64_t h)
+{
+        return json_sprintf("%016llx", (unsigned long long)h);
+}
+
+static void report(const struct engine *e)
+{
+        size_t n_answer = e->n_tokens - e->n_prompt, n_computed = e->n_prompt - e->n_reused;
+        double prefill_rate = (double)n_computed / e->prefill_sec, decode_rate = n_answer > 1 ? (double)(n_answer - 1) / e->decode_sec : 0;
+        const struct cache *c = &e->cache;
+        json_t *steps = json_array(), *j;
+
+        if (!e->opt.json) {
+                fprintf(stderr, "\nllm: %zu tokens of prompt, %zu reused; first token after %.0f ms; prefill %.0f/s, decode %.1f/s\n",
+                        e->n_prompt, e->n_reused, e->first_sec * 1e3, prefill_rate, decode_rate);
+                json_decref(steps);
+                return;
+        }
+        for (size_t i = 1; i < n_answer; i++)
+                json_array_append_new(steps, json_hash(e->hashes[i]));
+        j = json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:i, s:o*, s:o*, s:o}", "model",
+                      e->model.name, "prompt_tokens", (int)e->n_prompt, "reused_tokens", (int)e->n_reused, "answer_tokens", (int)n_answer,
+                      "load_ms", e->load_sec * 1e3, "cache_ms", e->cache_sec * 1e3, "ttft_ms", e->first_sec * 1e3, "prefill_tokens_per_sec",
+                      prefill_rate, "decode_tokens_per_sec", decode_rate, "kvtier", c->space ? "on" : c->off, "cache_loaded_bytes",
+                      (json_int_t)c->loaded_bytes, "cache_stored_bytes", (json_int_t)c->stored_bytes, "cache_stored_blocks",
+                      (int)c->n_stored, "cache_existing_blocks", (int)c->n_existing, "cache_errors", (int)c->n_errors, "text",
+                      json_text(e->text, e->n_text), "logits_hash", json_hash(e->hashes[0]), "step_hashes", steps);
+        if (!j || json_dumpf(j, stdout, JSON_INDENT(2)) || puts("") < 0)
+                die("cannot write the report");
+        json_decref(j);
+}
+
+static void answer(struct engine *e)
+{
+        const struct options *o = &e->opt;
+        size_t n = o->n_generate ? o->n_generate : 1, room = o->n_ctx ? o->n_ctx : e->model.n_ctx_train;
+        double start = now_sec();
+
+        if (room > e->model.n_ctx_train)
+                room = e->model.n_ctx_train;
+        make_prompt(e);
+        if (e->n_prompt >= room)
+                die("the prompt has %zu tokens, there is room for %zu", e->n_prompt, room);
+        if (n > room - e->n_prompt)
+                n = room - e->n_prompt;
+        room = e->n_prompt + n;
+        e->hashes = calloc(n, sizeof(*e->hashes));
+        if (!e->hashes || run_init(&e->run, &e->model, e->pool, o->bf16 ? KV_BF16 : KV_F16, room, o->block_tokens, 0) ||
+            sampler_init(&e->sampler, e->model.n_vocab, o->temperature, o->top_p, o->seed))
+                die("out of memory for %zu tokens", room);
+        if (o->kvtier && !strcmp(o->kvtier, "off")) {
+                snprintf(e->cache.off, sizeof(e->cache.off), "off");
+        } else {
+                cache_open(&e->cache, o->kvtier, &e->run, o->block_tokens, room / o->block_tokens);
+                if (!e->cache.space)
+                        fprintf(stderr, "llm: kvtier is off: %s\n", e->cache.off);
+        }
+        prefill(e);
+        if (o->logits)
+                write_logits(e);
+        generate(e, n, start);
+        if (o->store_answer)
+                store_answer(e);
+        cache_finish(&e->cache);
+        report(e);
+        cache_close(&e->cache);
+        sampler_deinit(&e->sampler);
+        free(e->hashes);
+        free(e->text);
+}
+
+static void perplexity(struct engine *e)
+{
+        size_t ctx = e->opt.n_ctx ? e->opt.n_ctx : 512, bt = e->opt.block_tokens, n_text, n_scored = 0;
+        char *text = read_file(e->opt.perplexity, &n_text);
+        double nll = 0, start = now_sec();
+
+        encode(e, text, n_text, 0);
+        free(text);
+        if (e->opt.n_generate && e->n_tokens > e->opt.n_generate)
+                e->n_tokens = e->opt.n_generate;
+        if (ctx > e->model.n_ctx_train)
+                die("--ctx: the model was made for %zu tokens", e->model.n_ctx_train);
+        if (e->n_tokens < 2)
+                die("%s: too short", e->opt.perplexity);
+        if (run_init(&e->run, &e->model, e->pool, e->opt.bf16 ? KV_BF16 : KV_F16, ctx, bt, 1))
+                die("out of memory");
+        for (size_t from = 0; from + 1 < e->n_tokens; from += ctx)
+                for (size_t at = 0; at < ctx && from + at + 1 < e->n_tokens; at += bt) {
+                        size_t left = e->n_tokens - from - at, n = ctx - at < bt ? ctx - at : bt;
+
+                        n = n < left ? n : left;
+                        model_forward(&e->run, e->tokens + from + at, n, at, LOGITS_ALL);
+                        for (size_t i = 0; i < n && at + i + 1 < ctx && i + 1 < left; i++, n_scored++)
+                                nll += sample_nll(e->run.logits + i * e->model.n_vocab, e->model.n_vocab, e->tokens[from + at + i + 1]);
+                }
+        if (e->opt.json)
+                printf("{\"perplexity\": %.4f, \"tokens\": %zu, \"ctx\": %zu, \"tokens_per_sec\": %.1f}\n", exp(nll / (double)n_scored),
+                       n_scored, ctx, (double)e->n_tokens / (now_sec() - start));
+        else
+                printf("perplexity %.4f over %zu tokens in windows of %zu\n", exp(nll / (double)n_scored), n_scored, ctx);
+}
+
+int main(int argc, char **argv)
+{
+        struct engine e = {0};
+
+        parse_options(&e.opt, argc, argv);
+        load_engine(&e);
+        if (e.opt.perplexity)
+                perplexity(&e);
+        else
+                answer(&e);
+        run_deinit(&e.run);
+        free(e.tokens);
+        tokenizer_deinit(&e.tokenizer);
+        model_unload(&e.model);
+        gguf_close(&e.file);
+        pool_free(e.pool);
+        return 0;
+}
