@@ -1,0 +1,158 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/store/slab.h"
+#include "daemon/store/tenant.h"
+#include "daemon/util/assert.h"
+#include "proto/shm.h"
+
+void tenants_init(struct tenants *t, uint64_t host_bytes)
+{
+        *t = (struct tenants){.host_bytes = host_bytes};
+        list_init(&t->all);
+        list_init(&t->spaces);
+}
+
+void tenants_deinit(struct tenants *t)
+{
+        list_for_each_safe(s, &t->spaces, struct space, link) {
+                s->n_blocks = 0;
+                s->n_open = 0;
+                space_free(t, s);
+        }
+        list_for_each_safe(n, &t->all, struct tenant, link) {
+                list_for_each_safe(c, &n->classes, struct slab_class, link) {
+                        list_remove(&c->link);
+                        free(c);
+                }
+                list_remove(&n->link);
+                free(n);
+        }
+        free(t->by_id);
+}
+
+static void tenant_configure(struct tenants *t, struct tenant *n, const struct conf *c)
+{
+        n->hard_bytes = c->p.tenant_hard_bytes;
+        n->soft_bytes = c->p.tenant_soft_bytes;
+        n->named = false;
+        for (size_t i = 0; i < c->n_tenants; i++)
+                if (!strcmp(c->tenants[i].name, n->name)) {
+                        n->named = true;
+                        n->hard_bytes = c->tenants[i].hard_bytes ?: n->hard_bytes;
+                        n->soft_bytes = c->tenants[i].soft_bytes ?: n->soft_bytes;
+                }
+        if (!n->hard_bytes || n->hard_bytes > t->host_bytes)
+                n->hard_bytes = t->host_bytes;
+}
+
+void tenants_configure(struct tenants *t, const struct conf *c)
+{
+        list_for_each(n, &t->all, struct tenant, link)
+                tenant_configure(t, n, c);
+}
+
+struct tenant *tenant_find(struct tenants *t, const char *name)
+{
+        list_for_each(n, &t->all, struct tenant, link)
+                if (!strcmp(n->name, name))
+                        return n;
+        return NULL;
+}
+
+int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid_t *groups, size_t n_groups, struct tenant **ret)
+{
+        char name[40];
+
+        if (uid == 65534)
+                return KVT_E_DENIED;
+        snprintf(name, sizeof name, "uid:%u", uid);
+        for (size_t i = 0; i < c->n_tenants; i++) {
+                const struct tenant_conf *k = &c->tenants[i];
+                bool member = k->has_uid && k->uid == uid;
+                for (size_t j = 0; !member && k->has_gid && j < n_groups; j++)
+                        member = groups[j] == k->gid;
+                if (member) {
+                        snprintf(name, sizeof name, "%s", k->name);
+                        break;
+                }
+        }
+        struct tenant *n = tenant_find(t, name);
+        if (!n) {
+                n = new0(struct tenant, 1);
+                if (!n)
+                        return KVT_E_NO_MEMORY;
+                n->id = ++t->next_tenant;
+                n->uid = uid;
+                memcpy(n->name, name, sizeof name);
+                list_init(&n->classes);
+                list_init(&n->empty);
+                tenant_configure(t, n, c);
+                list_append(&t->all, &n->link);
+                t->n_tenants++;
+        }
+        *ret = n;
+        return 0;
+}
+
+int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, struct geometry *g,
+               uint32_t max_spaces, struct space **ret, bool *ret_created)
+{
+        list_for_each(s, &t->spaces, struct space, link) {
+                if (s->tenant != tenant || strcmp(s->name, name) || s->n_salt != n_salt || memcmp(s->salt, salt, n_salt))
+                        continue;
+                if (!geometry_equal(&s->geometry, g))
+                        return KVT_E_GEOMETRY;
+                *ret = s;
+                *ret_created = false;
+                return 0;
+        }
+        if (tenant->n_spaces >= max_spaces || t->next_space == UINT32_MAX - 1)
+                return KVT_E_LIMIT;
+        if (t->next_space + 1 >= t->n_by_id) {
+                uint32_t n = t->n_by_id ? t->n_by_id * 2 : 64;
+                struct space **grown = reallocarray(t->by_id, n, sizeof *grown);
+                if (!grown)
+                        return KVT_E_NO_MEMORY;
+                memset(grown + t->n_by_id, 0, (n - t->n_by_id) * sizeof *grown);
+                t->by_id = grown;
+                t->n_by_id = n;
+        }
+        struct space *s = new0(struct space, 1);
+        if (!s)
+                return KVT_E_NO_MEMORY;
+        s->id = ++t->next_space;
+        s->tenant = tenant;
+        snprintf(s->name, sizeof s->name, "%s", name);
+        if (n_salt)
+                memcpy(s->salt, salt, n_salt);
+        s->n_salt = (uint32_t)n_salt;
+        s->geometry = *g;
+        *g = (struct geometry){};
+        s->slot_bytes = slab_class_bytes(kvt_payload_offset(s->geometry.n_planes, s->geometry.part_bytes) + s->geometry.part_bytes);
+        t->by_id[s->id] = s;
+        list_append(&t->spaces, &s->link);
+        t->n_spaces++;
+        tenant->n_spaces++;
+        *ret = s;
+        *ret_created = true;
+        return 0;
+}
+
+struct space *space_find(const struct tenants *t, const struct tenant *tenant, uint32_t id)
+{
+        struct space *s = id < t->n_by_id ? t->by_id[id] : NULL;
+
+        return s && s->tenant == tenant ? s : NULL;
+}
+
+void space_free(struct tenants *t, struct space *s)
+{
+        ASSERT(!s->n_blocks && !s->n_open);
+        t->by_id[s->id] = NULL;
+        t->n_spaces--;
+        s->tenant->n_spaces--;
+        list_remove(&s->link);
+        geometry_deinit(&s->geometry);
+        free(s);
+}

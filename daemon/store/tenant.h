@@ -1,0 +1,89 @@
+/* Tenants and their spaces: identity, geometry and accounts. Owned by the loop thread.
+ *
+ * A tenant is a user, or the members of a group named in the configuration. Nothing of one tenant can be named by another:
+ * look-ups go through a space, and a space belongs to one tenant. Tenants are never forgotten while the daemon runs; spaces go when purged
+ * and no session has them open. */
+#pragma once
+
+#include <sys/types.h>
+
+#include "daemon/util/conf.h"
+#include "daemon/util/list.h"
+#include "libclient/codec/geometry.h"
+#include "proto/frame.h"
+
+struct slab;
+
+struct slab_class { /* a tenant's slabs of one slot size */
+        struct list link;    /* in tenant.classes */
+        struct list partial; /* of struct slab: some slots free */
+        struct list full;    /* of struct slab */
+        uint64_t slot_bytes;
+};
+
+struct tenant {
+        struct list link; /* in tenants.all */
+        uint32_t id;
+        char name[40];
+        bool named; /* from the configuration */
+        uid_t uid;
+        uint64_t hard_bytes, soft_bytes;
+        uint64_t held_bytes; /* slabs, retired ones too, and staging: what the hard quota counts */
+        uint64_t used_bytes; /* slots in use */
+        uint64_t payload_bytes;
+        uint32_t n_blocks, n_sessions, n_spaces, n_leases;
+        uint64_t hits, misses, evicted;
+        struct list classes; /* of struct slab_class */
+        struct list empty;   /* of struct slab: no slot in use */
+        uint32_t lru_cold, lru_hot; /* ends of the eviction list, see policy/evict.h */
+};
+
+struct space {
+        struct list link; /* in tenants.spaces */
+        uint32_t id;
+        struct tenant *tenant; /* borrowed */
+        char name[KVT_NAME_MAX + 1];
+        uint8_t salt[KVT_SALT_MAX];
+        uint32_t n_salt;
+        struct geometry geometry;
+        uint64_t slot_bytes; /* a part with its header, rounded to a class */
+        uint32_t n_blocks;
+        uint32_t n_open; /* sessions that have it open */
+        uint32_t n_subscribers;
+        uint64_t used_bytes;
+        uint64_t hits, misses;
+};
+
+struct tenants {
+        struct list all;    /* of struct tenant */
+        struct list spaces; /* of struct space */
+        struct space **by_id;
+        uint32_t n_by_id, n_tenants, n_spaces, next_space, next_tenant;
+        uint64_t host_bytes;
+};
+
+void tenants_init(struct tenants *t, uint64_t host_bytes);
+void tenants_deinit(struct tenants *t);
+/* Applies quotas of the configuration to the tenants that exist. */
+void tenants_configure(struct tenants *t, const struct conf *c);
+/* The tenant of a peer: a [tenant] section with its uid, one with a group it is in, else one of its own. Returns 0, KVT_E_DENIED for the
+ * unmapped user, or KVT_E_NO_MEMORY. */
+int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid_t *groups, size_t n_groups, struct tenant **ret);
+struct tenant *tenant_find(struct tenants *t, const char *name);
+
+/* The space of this name and salt, or a new one (whose geometry then takes over *g's contents). KVT_E_GEOMETRY, KVT_E_LIMIT, KVT_E_NO_MEMORY. */
+int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, struct geometry *g,
+               uint32_t max_spaces, struct space **ret, bool *ret_created);
+/* NULL: no such space, or not this tenant's */
+struct space *space_find(const struct tenants *t, const struct tenant *tenant, uint32_t id);
+static inline struct space *space_at(const struct tenants *t, uint32_t id)
+{
+        return t->by_id[id];
+}
+/* Forgets a space without blocks that nobody has open. */
+void space_free(struct tenants *t, struct space *s);
+
+static inline uint64_t tenant_room(const struct tenant *t)
+{
+        return t->hard_bytes > t->held_bytes ? t->hard_bytes - t->held_bytes : 0;
+}
