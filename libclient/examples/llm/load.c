@@ -122,6 +122,7 @@ static int get_size(struct gguf *g, const char *key, size_t max, size_t *ret)
 static int load_shape(struct model *m, struct gguf *g)
 {
         const struct gguf_tensor *embd = gguf_find_tensor(g, "token_embd.weight");
+        const struct gguf_kv *tokens = gguf_find(g, "tokenizer.ggml.tokens");
         struct gguf_string s;
         uint64_t v;
         int r = gguf_get_string(g, "general.architecture", &s);
@@ -148,8 +149,9 @@ static int load_shape(struct model *m, struct gguf *g)
         if (!embd)
                 return gguf_fail(g, -ENOENT, "tensor 'token_embd.weight' is missing");
         m->n_vocab = embd->dims[1];
-        if (m->n_vocab > INT32_MAX)
-                return gguf_fail(g, -EINVAL, "tensor 'token_embd.weight' has too many rows");
+        if (!tokens || m->n_vocab != tokens->n_elems || m->n_vocab > INT32_MAX)
+                return gguf_fail(g, -EINVAL, "tensor 'token_embd.weight' has %zu rows for %zu tokens", m->n_vocab,
+                                 tokens ? (size_t)tokens->n_elems : 0);
         r = gguf_get_string(g, "general.name", &s);
         snprintf(m->name, sizeof(m->name), "%.*s", r ? 5 : (int)(s.n < 60 ? s.n : 60), r ? "llama" : s.s);
         for (char *c = m->name; *c; c++)
@@ -227,4 +229,9 @@ void model_unload(struct model *m)
         free(m->layers);
         free(m->rope_step);
         *m = (struct model){0};
+}
+
+uint64_t model_hash(const void *p, size_t n_bytes)
+{
+        return XXH3_64bits(p, n_bytes);
 }

@@ -30,6 +30,8 @@ struct model {
 /* 0 or a negative errno with g->error. g may be closed afterwards. */
 int model_load(struct model *m, struct gguf *g, struct pool *pool);
 void model_unload(struct model *m);
+/* XXH3-64, for comparing bits. */
+uint64_t model_hash(const void *p, size_t n_bytes);
 
 enum kv_type { KV_F16, KV_BF16 };
 
