@@ -44,20 +44,26 @@ bool commands_takes(const struct ctl_command *command, const struct ctl_option *
         return strcmp(option->command, "global") == 0 || (command && strcmp(option->command, command->name) == 0);
 }
 
-/* Words of text from the given column on, in lines of at most 80. */
+/* Words of text, from column indent on, in lines of less than 80; the line is at column at. */
 static void print_wrapped(FILE *f, int indent, int at, const char *text)
 {
+        bool first = true;
+
         fprintf(f, "%*s", at < indent ? indent - at : 0, "");
         at = at < indent ? indent : at;
         while (*text) {
                 int n = (int)strcspn(text, " ");
 
-                if (at + n > 79 && at > indent) {
+                if (!first && at + 1 + n > 79) {
                         fprintf(f, "\n%*s", indent, "");
                         at = indent;
+                } else if (!first) {
+                        putc(' ', f);
+                        at++;
                 }
-                at += fprintf(f, "%.*s%s", n, text, text[n] ? " " : "");
+                at += fprintf(f, "%.*s", n, text);
                 text += n + (text[n] == ' ');
+                first = false;
         }
         putc('\n', f);
 }
@@ -106,11 +112,14 @@ void commands_print_help(FILE *f, const struct ctl_command *command)
 
                         print_wrapped(f, 26, fprintf(f, "  %s %s", c->name, c->operands), c->summary);
                 }
-                fprintf(f, "\nSPACE is a name or a handle; KEY is 32 hexadecimal digits, or the first 4 or more.\n");
+                putc('\n', f);
+                print_wrapped(f, 0, 0,
+                              "SPACE is a name or a handle; KEY is 32 hexadecimal digits, or the first 4 or more of a stored one.");
         }
         fprintf(f, "\nglobal options:\n");
         print_options(f, "global");
-        fprintf(f, "\nexit status: 0 done, 1 refused or not found, 2 usage, 3 no connection. More: man 1 kvtierctl\n");
+        putc('\n', f);
+        print_wrapped(f, 0, 0, "exit status: 0 done, 1 refused or not found, 2 usage, 3 no connection. More: man 1 kvtierctl");
 }
 
 static json_t *options_json(const char *command)

@@ -60,38 +60,49 @@ static const char bash_head[] =
         "# bash completion for kvtierctl, made by kvtierctl completion bash\n"
         "\n"
         "# Adds the lines of a question to the daemon that begin with the word to complete. They are foreign: no compgen -W.\n"
+        "# bash breaks words at colons and wants only what follows the last one.\n"
         "_kvtierctl_ask()\n"
         "{\n"
-        "        local line\n"
+        "        local line prefix=${cur%\"${cur##*:}\"}\n"
         "        while IFS= read -r line; do\n"
         "                if [[ $line == \"$cur\"* ]]; then\n"
-        "                        COMPREPLY+=(\"$(printf %q \"$line\")\")\n"
+        "                        COMPREPLY+=(\"$(printf %q \"${line#\"$prefix\"}\")\")\n"
         "                fi\n"
         "        done < <(kvtierctl \"${connect[@]}\" \"$@\" 2> /dev/null)\n"
         "}\n"
         "\n"
         "_kvtierctl()\n"
         "{\n"
-        "        local cur=${COMP_WORDS[COMP_CWORD]} cmd='' kind='' word value i\n"
-        "        local -a operands=() connect=(--timeout 1)\n"
+        "        local cur cmd='' kind='' word value i\n"
+        "        local -a words=() operands=() connect=(--timeout 1)\n"
         "        COMPREPLY=()\n"
-        "        [[ $cur == = ]] && cur=''\n"
-        "        for ((i = 1; i < COMP_CWORD; i++)); do\n"
+        "        # --option=value and uid:0 as they were typed\n"
+        "        for ((i = 0; i <= COMP_CWORD; i++)); do\n"
         "                word=${COMP_WORDS[i]}\n"
+        "                if [[ $word == = ]]; then\n"
+        "                        ((i < COMP_CWORD)) || words+=('')\n"
+        "                elif ((i > 1)) && [[ $word == : || ${words[-1]} == *: ]]; then\n"
+        "                        words[-1]+=$word\n"
+        "                else\n"
+        "                        words+=(\"$word\")\n"
+        "                fi\n"
+        "        done\n"
+        "        cur=${words[-1]}\n"
+        "        for ((i = 1; i < ${#words[@]} - 1; i++)); do\n"
+        "                word=${words[i]}\n"
         "                value=''\n"
         "                case \"$cmd $word\" in\n";
 
-static const char bash_middle[] = "                *' -'* | *' =') ;;\n"
+static const char bash_middle[] = "                *' -'*) ;;\n"
                                   "                ' '*) cmd=$word ;;\n"
-                                  "                *) operands+=(\"$word\") ;;\n"
+                                  "                *) operands+=(\"${word//[\\\\\\\"\\']/}\") ;;\n"
                                   "                esac\n"
                                   "                if [[ -n $value ]]; then\n"
-                                  "                        [[ ${COMP_WORDS[i + 1]} == = ]] && ((i++))\n"
                                   "                        ((i++))\n"
-                                  "                        if ((i >= COMP_CWORD)); then\n"
+                                  "                        if ((i >= ${#words[@]} - 1)); then\n"
                                   "                                kind=$value\n"
                                   "                        elif [[ $word == -S || $word == --socket ]]; then\n"
-                                  "                                connect+=(--socket \"${COMP_WORDS[i]}\")\n"
+                                  "                                connect+=(--socket \"${words[i]}\")\n"
                                   "                        fi\n"
                                   "                fi\n"
                                   "        done\n"
@@ -102,7 +113,10 @@ static const char bash_middle[] = "                *' -'* | *' =') ;;\n"
                                   "        elif [[ -z $kind ]]; then\n"
                                   "                case \"$cmd ${#operands[@]}\" in\n";
 
-static const char bash_tail[] = "        files) mapfile -t COMPREPLY < <(compgen -f -- \"$cur\") ;;\n"
+static const char bash_tail[] = "        files)\n"
+                                "                compopt -o filenames\n"
+                                "                mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+                                "                ;;\n"
                                 "        spaces) _kvtierctl_ask spaces --quiet ;;\n"
                                 "        tenants) _kvtierctl_ask tenants --quiet ;;\n"
                                 "        keys) _kvtierctl_ask ls --quiet --limit 256 -- \"${operands[0]}\" ;;\n"
@@ -110,11 +124,14 @@ static const char bash_tail[] = "        files) mapfile -t COMPREPLY < <(compgen
                                 "        *) mapfile -t COMPREPLY < <(compgen -W \"$kind\" -- \"$cur\") ;;\n"
                                 "        esac\n"
                                 "}\n"
-                                "complete -o filenames -F _kvtierctl kvtierctl\n";
+                                "complete -F _kvtierctl kvtierctl\n";
 
 static void bash_operand(FILE *f, const struct ctl_command *c, int i, const char *word, bool repeats)
 {
-        fprintf(f, "                '%s %d'%s) kind=", c->name, i, repeats ? " | *" : "");
+        if (repeats)
+                fprintf(f, "                '%s '*) kind=", c->name);
+        else
+                fprintf(f, "                '%s %d') kind=", c->name, i);
         if (is_literal(word)) {
                 fputs("'", f);
                 print_words(f, word);
