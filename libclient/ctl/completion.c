@@ -188,8 +188,8 @@ static const char zsh_head[] = "#compdef kvtierctl\n"
                                "_kvtierctl_ask() {\n"
                                "        local -a lines connect\n"
                                "        connect=(--timeout 1)\n"
-                               "        [[ -n ${opt_args[--socket]} ]] && connect+=(--socket ${(Q)opt_args[--socket]})\n"
-                               "        [[ -n ${opt_args[-S]} ]] && connect+=(--socket ${(Q)opt_args[-S]})\n"
+                               "        local socket=${opt_args[--socket]:-${opt_args[-S]:-$outer_socket}}\n"
+                               "        [[ -n $socket ]] && connect+=(--socket ${(Q)socket})\n"
                                "        lines=(${(f)\"$(kvtierctl $connect \"$@\" 2> /dev/null)\"})\n"
                                "        compadd -a lines\n"
                                "}\n"
@@ -266,7 +266,8 @@ static void print_zsh(FILE *f)
               f);
         zsh_options(f, "global");
         fputs("        )\n        _arguments -C $globals '1:command:_kvtierctl_commands' '*::operand:->operand'\n"
-              "        [[ $state == operand ]] || return\n        case $words[1] in\n",
+              "        [[ $state == operand ]] || return\n        local outer_socket=${opt_args[--socket]:-${opt_args[-S]}}\n        case "
+              "$words[1] in\n",
               f);
         for (size_t i = 0; i < ctl_n_commands; i++) {
                 fprintf(f, "        %s)\n                _arguments $globals \\\n", ctl_commands[i].name);
