@@ -15,3 +15,8 @@ void kvt_call_free(ProtobufCMessage *reply);
 
 /* The daemon's handle of a space, for messages that name one. */
 uint32_t kvt_space_handle(const kvt_space *s);
+
+/* A space that the daemon has under this handle, as LIST tells of it, without opening it by name and salt: for kvtierctl. config is
+ * believed; its name and salt are used by kvt_keys() only. Calls return KVT_E_RESTARTED once the connection was lost, since the space is not
+ * re-opened: its salt may be unknown. Close it with kvt_space_close(). */
+int kvt_space_attach(kvt *c, uint32_t handle, const kvt_space_config *config, kvt_space **ret);

@@ -295,9 +295,9 @@ static int purge(struct ctl *x, const struct space *s)
         if (code)
                 return code;
         if (!x->o.yes)
-                return ctl_misuse(x, "this would take %llu blocks (%s) of %s %s out of the cache; add --yes to do it",
-                                  (unsigned long long)n_blocks, format_bytes(n_bytes).text, s->entry ? "space" : "tenant",
-                                  s->entry ? x->operands[0] : x->o.tenant);
+                return ctl_misuse(x, "this would take %llu block%s (%s) of %s %s out of the cache; add --yes to do it",
+                                  (unsigned long long)n_blocks, n_blocks == 1 ? "" : "s", format_bytes(n_bytes).text,
+                                  s->entry ? "space" : "tenant", s->entry ? x->operands[0] : x->o.tenant);
         request.space = s->entry ? s->entry->space : 0;
         request.tenant = s->entry ? s->entry->tenant : (char *)x->o.tenant;
         code = query_call(x, KVT_MSG_PURGE, &request.base, &kvtier__purge_reply__descriptor, (ProtobufCMessage **)&reply);
@@ -307,7 +307,8 @@ static int purge(struct ctl *x, const struct space *s)
                 code = ctl_print_json(x,
                                       json_pack("{s:I, s:I}", "n_blocks", (json_int_t)reply->n_blocks, "bytes", (json_int_t)reply->bytes));
         else
-                printf("purged %llu blocks, %s\n", (unsigned long long)reply->n_blocks, format_bytes(reply->bytes).text);
+                printf("purged %llu block%s, %s\n", (unsigned long long)reply->n_blocks, reply->n_blocks == 1 ? "" : "s",
+                       format_bytes(reply->bytes).text);
         kvt_call_free(&reply->base);
         return code;
 }

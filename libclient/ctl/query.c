@@ -10,18 +10,17 @@ int query_call(struct ctl *x, uint16_t type, const ProtobufCMessage *request, co
                ProtobufCMessage **ret_reply)
 {
         char text[256] = "";
-        int r = kvt_call(x->connection, type, request, reply_type, ret_reply, text, sizeof text);
+        int code, r = kvt_call(x->connection, type, request, reply_type, ret_reply, text, sizeof text);
+        char *clean;
 
         if (r == 0)
                 return EXIT_OK;
-        if (text[0]) {
-                char *clean = format_clean(text);
-                int code = ctl_fail(x, r, "%s", clean ? clean : "the daemon refused");
-
-                free(clean);
-                return code;
-        }
-        return ctl_fail(x, r, "no answer");
+        if (!text[0] || strcmp(text, kvt_strerror(r)) == 0)
+                return ctl_fail(x, r, "request failed");
+        clean = format_clean(text);
+        code = ctl_fail(x, r, "%s", clean ? clean : "request failed");
+        free(clean);
+        return code;
 }
 
 int query_stat(struct ctl *x, bool audit, Kvtier__StatReply **ret)
