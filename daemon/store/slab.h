@@ -44,6 +44,7 @@ struct slab {
         struct slot *slots; /* owned; mapped lazily */
         uint32_t n_holders; /* sessions that were sent the descriptor */
         bool retired;
+        uint64_t retired_usec; /* when its holders were told */
         bool populated; /* all of it; said by the loop */
         bool failed;    /* could not be populated: never handed out */
         uint32_t n_jobs; /* transfers and population under way */

@@ -1,0 +1,58 @@
+/* The engine: what the store's structures do together. Owned by the loop thread; transfers go through workers and come back.
+ *
+ * engine_pass() runs once per pass of the loop: it hands queued jobs to the workers and evicts above the watermark. */
+#pragma once
+
+#include "daemon/store/ghost.h"
+#include "daemon/store/tier_host.h"
+
+struct engine {
+        const struct conf *conf; /* borrowed; changes on reload */
+        struct blocks blocks;
+        struct tenants tenants;
+        struct host host;
+        struct ghosts ghosts;
+        struct queue queue;
+        struct workers *workers;
+        struct pool xfers;
+        struct list incomplete; /* of struct incomplete, oldest first: blocks whose shards may never come */
+        bool above_mark;        /* background eviction is on its way from the high mark to the low one */
+        uint64_t now_usec;      /* of this pass */
+        uint32_t now_sec;
+        /* told on the loop when a block can be matched from now on, and when no longer */
+        void (*on_stored)(struct engine *e, struct space *s, const uint8_t key[16]);
+        void (*on_removed)(struct engine *e, struct space *s, const uint8_t key[16]);
+        void *arg;
+};
+
+int engine_init(struct engine *e, const struct conf *conf);
+/* Stops the workers and frees everything; transfers under way are abandoned. */
+void engine_deinit(struct engine *e);
+void engine_tick(struct engine *e);
+/* Takes back what workers finished: to be called when queue.event_fd is readable. */
+void engine_collect(struct engine *e);
+/* Returns true if there is more to do soon (background eviction). */
+bool engine_pass(struct engine *e);
+/* When the next thing times out; UINT64_MAX: nothing waits. engine_expire() then does what is due. */
+uint64_t engine_deadline(const struct engine *e);
+void engine_expire(struct engine *e);
+
+/* Takes the block and everything below it out; copies are freed once no lease is on them. */
+void engine_kill(struct engine *e, uint32_t block, int why);
+/* Kills all blocks of a space (or of all spaces of a tenant: s NULL). */
+void engine_purge(struct engine *e, struct tenant *t, struct space *s, uint64_t *ret_n_blocks, uint64_t *ret_bytes);
+/* Gives a space without blocks and users back. */
+void engine_settle_space(struct engine *e, struct space *s);
+/* Lets a part's missing shards time out. KVT_E_NO_MEMORY. */
+int engine_watch_incomplete(struct engine *e, struct space *s, const uint8_t key[16]);
+
+/* A lease on a copy, for as long as it is pinned. */
+void engine_pin(struct engine *e, struct space *s, uint32_t block, struct location at);
+void engine_unpin(struct engine *e, struct location at, struct tenant *t);
+
+struct audit {
+        uint64_t n_blocks, used_bytes, n_pins;
+        const char *error; /* static text, NULL: all agrees */
+};
+/* Recomputes every sum from the structures. O(blocks + slots). */
+void engine_audit(struct engine *e, struct audit *ret);

@@ -1,0 +1,143 @@
+#include <string.h>
+
+#include "daemon/engine/get.h"
+#include "daemon/engine/put.h"
+#include "daemon/policy/evict.h"
+#include "daemon/util/clock.h"
+#include "daemon/util/log.h"
+#include "daemon/util/metrics.h"
+
+enum { AHEAD = 16 }; /* keys hashed and fetched ahead of the one looked at */
+
+static void use(struct engine *e, struct space *s, uint32_t i)
+{
+        struct block *k = block_at(&e->blocks, i);
+
+        k->hits++;
+        evict_touch(&e->blocks, s->tenant, i, e->now_sec);
+}
+
+uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n_keys, int *ret_stop)
+{
+        uint64_t hashes[2 * AHEAD];
+        uint32_t n = 0, last = POOL_NONE;
+
+        *ret_stop = 0;
+        for (uint32_t i = 0; i < MIN(n_keys, 2u * AHEAD); i++) {
+                hashes[i] = blocks_hash(&e->blocks, s->id, keys + 16 * i);
+                blocks_prefetch(&e->blocks, hashes[i]);
+        }
+        for (uint32_t i = 0; i < MIN(n_keys, (uint32_t)AHEAD); i++)
+                blocks_prefetch_block(&e->blocks, hashes[i]);
+        for (; n < n_keys; n++) {
+                uint32_t i = blocks_find_hashed(&e->blocks, s->id, keys + 16 * n, hashes[n % (2 * AHEAD)]);
+                struct block *k = i != POOL_NONE ? block_at(&e->blocks, i) : NULL;
+                if (!k || k->state != BLOCK_RESIDENT) {
+                        *ret_stop = k ? KVT_E_AGAIN : KVT_E_MISS;
+                        break;
+                }
+                k->hits++;
+                k->used_sec = e->now_sec;
+                last = i;
+                if (n + 2 * AHEAD < n_keys) {
+                        hashes[n % (2 * AHEAD)] = blocks_hash(&e->blocks, s->id, keys + 16 * (n + 2 * AHEAD));
+                        blocks_prefetch(&e->blocks, hashes[n % (2 * AHEAD)]);
+                }
+                if (n + AHEAD < n_keys)
+                        blocks_prefetch_block(&e->blocks, hashes[(n + AHEAD) % (2 * AHEAD)]);
+        }
+        if (last != POOL_NONE) /* the others have children and are on no list */
+                evict_touch(&e->blocks, s->tenant, last, e->now_sec);
+        s->hits += n;
+        s->tenant->hits += n;
+        metrics.c_hits += n;
+        s->misses += n_keys - n;
+        s->tenant->misses += n_keys - n;
+        metrics.c_misses += n_keys - n;
+        return n;
+}
+
+uint32_t get_block_used(struct engine *e, struct space *s, const uint8_t key[16])
+{
+        uint32_t i = blocks_find(&e->blocks, s->id, key);
+
+        if (i == POOL_NONE || block_at(&e->blocks, i)->state != BLOCK_RESIDENT) {
+                s->misses++;
+                s->tenant->misses++;
+                metrics.c_misses++;
+                return POOL_NONE;
+        }
+        use(e, s, i);
+        s->hits++;
+        s->tenant->hits++;
+        metrics.c_hits++;
+        return i;
+}
+
+static void get_done(struct engine *e, struct xfer *x, void *arg)
+{
+        struct get *g = arg;
+        struct tenant *t = x->space->tenant;
+        const struct slot *k = host_slot(&e->host, x->at);
+
+        if (x->result == KVT_E_CORRUPT && k->state == SLOT_LIVE)
+                get_verify(e, x->space, block_at(&e->blocks, k->block)->key);
+        engine_unpin(e, x->at, t);
+        if (x->result == 0) {
+                metrics.c_gets++;
+                metrics.c_get_bytes += x->space->geometry.part_bytes;
+        }
+        g->xfer = NULL;
+        g->done(e, g, x->result);
+}
+
+int get_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging, uint64_t offset)
+{
+        uint32_t i = get_block_used(e, s, key);
+        struct xfer *x;
+
+        if (i == POOL_NONE)
+                return KVT_E_MISS;
+        struct part *p = block_part(block_at(&e->blocks, i), s, shard);
+        x = xfer_new(e, XFER_GET, s, staging, p->at);
+        if (!x)
+                return KVT_E_AGAIN;
+        engine_pin(e, s, i, p->at);
+        x->offset = offset;
+        x->done = get_done;
+        x->arg = g;
+        g->xfer = x;
+        xfer_submit(e, x);
+        return PUT_PENDING;
+}
+
+static void verify_done(struct engine *e, struct xfer *x, void *arg)
+{
+        struct slot *k = host_slot(&e->host, x->at);
+
+        if (x->result == KVT_E_CORRUPT && k->state == SLOT_LIVE) {
+                log_limited(LOG_WARNING, "A block of space '%s' does not match its checksum: dropped", x->space->name);
+                engine_kill(e, k->block, KVT_WHY_CORRUPT);
+        }
+        engine_unpin(e, x->at, x->space->tenant);
+}
+
+int get_verify(struct engine *e, struct space *s, const uint8_t key[16])
+{
+        uint32_t i = blocks_find(&e->blocks, s->id, key);
+
+        if (i == POOL_NONE)
+                return KVT_E_MISS;
+        for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
+                struct part *p = block_part(block_at(&e->blocks, i), s, shard);
+                if (!p->at.slab)
+                        continue;
+                struct xfer *x = xfer_new(e, XFER_VERIFY, s, NULL, p->at);
+                if (!x)
+                        return KVT_E_AGAIN;
+                engine_pin(e, s, i, p->at);
+                x->done = verify_done;
+                xfer_submit(e, x);
+        }
+        return 0;
+}

@@ -1,0 +1,20 @@
+/* Reads: look-up, use, copies into staging, and checks of copies that a client found bad. */
+#pragma once
+
+#include "daemon/engine/xfer.h"
+
+/* How many leading keys are whole blocks; counts hits and misses, and the use. *ret_stop: 0, KVT_E_MISS or KVT_E_AGAIN (the next one is being
+ * written). */
+uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n_keys, int *ret_stop);
+/* The whole block under a key, used now; POOL_NONE counts a miss. */
+uint32_t get_block_used(struct engine *e, struct space *s, const uint8_t key[16]);
+
+struct get {
+        struct xfer *xfer;
+        struct tenant *tenant;
+        void (*done)(struct engine *e, struct get *g, int status);
+};
+/* Copies a part into staging. Returns a status, or PUT_PENDING: done() is called later. */
+int get_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging, uint64_t offset);
+/* Reads a block's parts again, and takes the block out if one does not match its checksum. Returns 0 or KVT_E_MISS, KVT_E_AGAIN. */
+int get_verify(struct engine *e, struct space *s, const uint8_t key[16]);

@@ -1,0 +1,183 @@
+#include "daemon/engine/reclaim.h"
+#include "daemon/policy/evict.h"
+#include "daemon/policy/quota.h"
+
+enum {
+        MAX_STEPS = 4096,     /* evictions for one reservation */
+        LOOK_STEPS = 256,     /* cold blocks looked at to find a slab that can be emptied */
+        BACKGROUND_STEPS = 64,
+};
+
+static struct slab *slab_of_block(struct engine *e, uint32_t i)
+{
+        struct block *k = block_at(&e->blocks, i);
+
+        return host_slab(&e->host, block_part(k, space_at(&e->tenants, k->space), 0)->at.slab);
+}
+
+/* Nothing in it is leased, reserved or still held by a lease: then killing its blocks empties it. */
+static bool can_empty(const struct slab *s)
+{
+        for (uint32_t i = 0; i < s->n_bumped; i++)
+                if (s->slots[i].state != SLOT_FREE && (s->slots[i].state != SLOT_LIVE || s->slots[i].n_pins))
+                        return false;
+        return true;
+}
+
+static void empty_out(struct engine *e, struct slab *s)
+{
+        for (uint32_t i = 0; i < s->n_bumped && s->n_used; i++)
+                if (s->slots[i].state == SLOT_LIVE)
+                        engine_kill(e, s->slots[i].block, KVT_WHY_RECLAIMED);
+}
+
+/* The tenant's coldest slab that can be emptied, by its coldest blocks; NULL: none. */
+static struct slab *coldest_slab(struct engine *e, struct tenant *t)
+{
+        struct slab *last = NULL;
+        uint32_t i = evict_coldest(t);
+
+        for (int n = 0; i != POOL_NONE && n < LOOK_STEPS; n++, i = block_at(&e->blocks, i)->lru_next) {
+                struct slab *s = slab_of_block(e, i);
+                if (s != last && can_empty(s))
+                        return s;
+                last = s;
+        }
+        return NULL;
+}
+
+static bool give_empty_slab(struct engine *e, struct tenant *t)
+{
+        struct slab *s = list_first(&t->empty, struct slab, link);
+
+        if (!s)
+                return false;
+        host_retire(&e->host, s);
+        return true;
+}
+
+/* Takes one slab from t. Returns 0 if memory came free, else why not. */
+static int take_slab(struct engine *e, struct tenant *t)
+{
+        uint64_t held = e->host.tier.held_bytes;
+        struct slab *s;
+
+        if (!give_empty_slab(e, t)) {
+                s = coldest_slab(e, t);
+                if (!s)
+                        return t->n_leases ? KVT_E_AGAIN_LEASED : KVT_E_AGAIN;
+                empty_out(e, s);
+                if (s->n_used)
+                        return KVT_E_AGAIN_LEASED;
+                if (!s->retired)
+                        host_retire(&e->host, s);
+        }
+        return e->host.tier.held_bytes < held ? 0 : KVT_E_AGAIN; /* not less: clients still map it */
+}
+
+/* Frees something in t for slots of this size. */
+static int reclaim_within(struct engine *e, struct tenant *t, uint64_t slot_bytes, int refused)
+{
+        uint32_t i = evict_coldest(t);
+        struct slab *s;
+
+        if (!list_empty(&t->empty)) /* of a size or a past that does not fit */
+                return take_slab(e, t);
+        if (i == POOL_NONE)
+                return t->n_leases ? KVT_E_AGAIN_LEASED : refused;
+        if (slab_of_block(e, i)->slot_bytes == slot_bytes) {
+                engine_kill(e, i, KVT_WHY_EVICTED);
+                return 0;
+        }
+        s = coldest_slab(e, t);
+        if (!s) {
+                /* slabs with leases in them: evict what is of the right size, wherever it stands in the order */
+                for (; i != POOL_NONE; i = block_at(&e->blocks, i)->lru_next)
+                        if (slab_of_block(e, i)->slot_bytes == slot_bytes) {
+                                engine_kill(e, i, KVT_WHY_EVICTED);
+                                return 0;
+                        }
+                return KVT_E_AGAIN_LEASED;
+        }
+        empty_out(e, s);
+        return s->n_used ? KVT_E_AGAIN_LEASED : 0;
+}
+
+/* After the tier refused with r: makes room, or says why there is none. */
+static int make_room(struct engine *e, struct tenant *t, uint64_t slot_bytes, int r)
+{
+        struct tenant *victim;
+
+        if (r == KVT_E_QUOTA)
+                return reclaim_within(e, t, slot_bytes, r);
+        victim = quota_victim(&e->tenants, t);
+        if (!victim)
+                return t->n_leases ? KVT_E_AGAIN_LEASED : r;
+        if (victim == t)
+                return reclaim_within(e, t, slot_bytes, r);
+        int other = take_slab(e, victim);
+        /* another tenant's leases must not starve this one while it has something of its own to give */
+        return other != 0 && t->lru_cold != POOL_NONE ? reclaim_within(e, t, slot_bytes, r) : other;
+}
+
+int reclaim_reserve(struct engine *e, struct space *s, struct location *ret)
+{
+        int r = KVT_E_AGAIN;
+
+        for (int n = 0; n < MAX_STEPS; n++) {
+                r = e->host.tier.ops->reserve(&e->host.tier, s, ret);
+                if (r == 0)
+                        return 0;
+                int made = make_room(e, s->tenant, s->slot_bytes, r);
+                if (made != 0)
+                        return made;
+        }
+        return r;
+}
+
+int reclaim_charge(struct engine *e, struct tenant *t, uint64_t bytes)
+{
+        for (int n = 0; n < MAX_STEPS; n++) {
+                int r = host_charge(&e->host, t, bytes);
+                if (r == 0) {
+                        host_uncharge(&e->host, t, bytes);
+                        return 0;
+                }
+                struct tenant *victim = r == KVT_E_QUOTA ? t : quota_victim(&e->tenants, t);
+                if (!victim)
+                        return r;
+                int made = take_slab(e, victim);
+                if (made != 0)
+                        return made == KVT_E_AGAIN && r == KVT_E_QUOTA && !victim->n_blocks ? r : made;
+        }
+        return KVT_E_AGAIN;
+}
+
+bool reclaim_block(struct engine *e, struct tenant *t)
+{
+        struct tenant *victim = t->lru_cold ? t : quota_victim(&e->tenants, t);
+
+        if (!victim || !victim->lru_cold)
+                return false;
+        engine_kill(e, evict_coldest(victim), KVT_WHY_EVICTED);
+        return true;
+}
+
+bool reclaim_background(struct engine *e)
+{
+        const struct params *p = &e->conf->p;
+
+        uint64_t used = e->host.tier.used_bytes, capacity = e->host.tier.capacity_bytes;
+
+        if (used > capacity / 100 * p->evict_high_pct)
+                e->above_mark = true;
+        for (int n = 0; e->above_mark && n < BACKGROUND_STEPS; n++) {
+                struct tenant *t = quota_victim(&e->tenants, NULL);
+                if (e->host.tier.used_bytes <= capacity / 100 * p->evict_low_pct || !t) {
+                        e->above_mark = false;
+                        break;
+                }
+                engine_kill(e, evict_coldest(t), KVT_WHY_EVICTED);
+        }
+        return e->above_mark;
+}

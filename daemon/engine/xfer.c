@@ -1,0 +1,163 @@
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "daemon/engine/xfer.h"
+#include "libclient/codec/codec.h"
+#include "libclient/codec/hash.h"
+
+int staging_new(struct staging **ret, struct engine *e, struct tenant *t, uint64_t bytes)
+{
+        struct staging *s;
+        int r = host_charge(&e->host, t, bytes);
+
+        if (r != 0)
+                return r;
+        s = new0(struct staging, 1);
+        if (!s) {
+                host_uncharge(&e->host, t, bytes);
+                return KVT_E_NO_MEMORY;
+        }
+        *s = (struct staging){.n_refs = 1, .bytes = bytes, .engine = e, .tenant = t, .base = MAP_FAILED};
+        s->fd = memfd_create("kvtier-staging", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (s->fd < 0 || ftruncate(s->fd, (off_t)bytes) < 0 || fcntl(s->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0 ||
+            (s->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->fd, 0)) == MAP_FAILED) {
+                staging_unref(s);
+                return KVT_E_NO_MEMORY;
+        }
+        if (e->conf->p.huge_pages)
+                madvise(s->base, bytes, MADV_HUGEPAGE);
+        *ret = s;
+        return 0;
+}
+
+struct staging *staging_ref(struct staging *s)
+{
+        s->n_refs++;
+        return s;
+}
+
+struct staging *staging_unref(struct staging *s)
+{
+        if (!s || --s->n_refs)
+                return NULL;
+        if (s->base != MAP_FAILED)
+                munmap(s->base, s->bytes);
+        if (s->fd >= 0)
+                close(s->fd);
+        host_uncharge(&s->engine->host, s->tenant, s->bytes);
+        free(s);
+        return NULL;
+}
+
+/* Worker: staging -> slot, hashing what lies in the slot. The client may scribble meanwhile: it then stored what it wrote, and no more. */
+static int work_put(struct xfer *x)
+{
+        const struct geometry *g = &x->space->geometry;
+        struct kvt_copy_header *h = slab_header(x->slab, x->slot);
+        uint32_t start = kvt_payload_offset(g->n_planes, g->part_bytes);
+        uint8_t *to = slab_slot_address(x->slab, x->slot) + start;
+        const uint8_t *from = x->staging->base + x->offset;
+
+        if (slab_populate(x->slab, (uint64_t)x->slot * x->slab->slot_bytes, start + g->part_bytes) < 0)
+                return KVT_E_NO_MEMORY;
+        __atomic_store_n(&h->generation, 0, __ATOMIC_RELAXED);
+        __atomic_thread_fence(__ATOMIC_RELEASE);
+        h->payload_bytes = (uint32_t)g->part_bytes;
+        h->n_planes = (uint16_t)g->n_planes;
+        h->codec = codec_raw.id;
+        h->layout = KVT_COPY_LAYOUT;
+        for (uint32_t i = 0; i < g->n_planes; i++)
+                codec_raw.encode(g, i, to + g->offsets[i], from + g->offsets[i], &h->plane_hash[i]);
+        return 0;
+}
+
+/* Worker: slot -> staging (or nowhere), verified. A client that scribbles on its staging meanwhile spoils its own answer only. */
+static int work_get(struct xfer *x)
+{
+        const struct geometry *g = &x->space->geometry;
+        const struct kvt_copy_header *h = slab_header(x->slab, x->slot);
+        const uint8_t *from = slab_slot_address(x->slab, x->slot) + kvt_payload_offset(g->n_planes, g->part_bytes);
+        const struct codec *c = codec_find(h->codec);
+
+        if (h->payload_bytes != g->part_bytes || h->n_planes != g->n_planes || h->layout != KVT_COPY_LAYOUT || !c)
+                return KVT_E_CORRUPT;
+        for (uint32_t i = 0; i < g->n_planes; i++) {
+                uint64_t n = g->offsets[i + 1] - g->offsets[i], hash;
+                if (x->kind == XFER_VERIFY)
+                        hash = hash_bytes(from + g->offsets[i], n, i);
+                else if (c->decode(g, i, x->staging->base + x->offset + g->offsets[i], from + g->offsets[i], n, &hash) != 0)
+                        return KVT_E_CORRUPT;
+                if (hash != h->plane_hash[i])
+                        return KVT_E_CORRUPT;
+        }
+        return 0;
+}
+
+static void xfer_work(struct job *j)
+{
+        struct xfer *x = container_of(j, struct xfer, job);
+
+        ASSERT(x->owner == XFER_WORKER && x->state == XFER_QUEUED);
+        x->state = XFER_CODING;
+        if (__atomic_load_n(&x->cancelled, __ATOMIC_RELAXED))
+                x->result = KVT_E_CANCELLED;
+        else
+                x->result = x->kind == XFER_PUT ? work_put(x) : work_get(x);
+        x->state = x->result ? XFER_FAILED : XFER_COMMITTED;
+}
+
+struct xfer *xfer_new(struct engine *e, enum xfer_kind kind, struct space *s, struct staging *staging, struct location at)
+{
+        uint32_t i = pool_take(&e->xfers);
+
+        if (i == POOL_NONE)
+                return NULL;
+        struct xfer *x = pool_at(&e->xfers, i);
+        x->id = i;
+        x->kind = kind;
+        x->owner = XFER_LOOP;
+        x->space = s;
+        s->n_open++;
+        x->staging = staging ? staging_ref(staging) : NULL;
+        x->at = at;
+        x->slab = host_slab(&e->host, at.slab);
+        x->slot = at.slot;
+        list_init(&x->job.link);
+        list_init(&x->waiters);
+        x->job.work = xfer_work;
+        return x;
+}
+
+void xfer_submit(struct engine *e, struct xfer *x)
+{
+        ASSERT(x->owner == XFER_LOOP && x->state == XFER_QUEUED);
+        x->owner = XFER_WORKER;
+        queue_submit(&e->queue, &x->job);
+}
+
+void xfer_cancel(struct xfer *x)
+{
+        __atomic_store_n(&x->cancelled, true, __ATOMIC_RELAXED); /* a hint: the worker may be past looking */
+}
+
+void xfer_free(struct engine *e, struct xfer *x)
+{
+        struct space *s = x->space;
+
+        ASSERT(x->owner == XFER_LOOP && list_empty(&x->waiters));
+        staging_unref(x->staging);
+        pool_give(&e->xfers, x->id);
+        s->n_open--;
+        engine_settle_space(e, s);
+}
+
+void xfer_complete(struct engine *e, struct xfer *x)
+{
+        assert_on_loop();
+        ASSERT(x->owner == XFER_WORKER && (x->state == XFER_COMMITTED || x->state == XFER_FAILED));
+        x->owner = XFER_LOOP;
+        x->done(e, x, x->arg);
+        xfer_free(e, x);
+}

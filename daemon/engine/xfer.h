@@ -1,0 +1,56 @@
+/* A transfer: one part moving between a session's staging and a slot, or being read to be verified.
+ *
+ *     QUEUED --worker takes it--> CODING --worker is done--> COMMITTED | FAILED --loop completes it--> gone
+ *       (READING and WRITING are the states of copies that come from or go to a device.)
+ *
+ * The loop owns a transfer in QUEUED before it is submitted and from completion on; in between the worker does. Only `cancelled` is
+ * shared. A transfer keeps alive: its space (n_open), its staging (ref), a put's block (n_fills), a get's slot (pin). */
+#pragma once
+
+#include "daemon/engine/engine.h"
+
+enum xfer_state { XFER_QUEUED, XFER_READING, XFER_CODING, XFER_WRITING, XFER_COMMITTED, XFER_FAILED };
+enum xfer_owner { XFER_LOOP, XFER_WORKER };
+enum xfer_kind { XFER_PUT, XFER_GET, XFER_VERIFY };
+
+/* A session's staging area: client and daemon map the same memfd. */
+struct staging {
+        unsigned n_refs;
+        int fd;
+        uint8_t *base;
+        uint64_t bytes;
+        struct engine *engine;
+        struct tenant *tenant; /* charged */
+};
+int staging_new(struct staging **ret, struct engine *e, struct tenant *t, uint64_t bytes);
+struct staging *staging_ref(struct staging *s);
+struct staging *staging_unref(struct staging *s);
+
+struct xfer {
+        struct job job;
+        uint8_t state, owner, kind;
+        bool cancelled; /* atomic */
+        uint32_t id;
+        struct space *space;
+        struct staging *staging; /* ref; NULL for VERIFY */
+        uint64_t offset;
+        uint32_t block; /* PUT */
+        uint32_t shard;
+        struct location at;
+        struct slab *slab;
+        uint32_t slot;
+        int result;          /* 0 or KVT_E_* */
+        struct list waiters; /* PUT: of struct put, offered under the same key meanwhile */
+        struct put *put;     /* borrowed; NULL once its request gave up */
+        void (*done)(struct engine *e, struct xfer *x, void *arg);
+        void *arg;
+};
+
+/* NULL: too many under way. Takes references as said above, except on block and slot. */
+struct xfer *xfer_new(struct engine *e, enum xfer_kind kind, struct space *s, struct staging *staging, struct location at);
+void xfer_submit(struct engine *e, struct xfer *x);
+void xfer_cancel(struct xfer *x);
+/* Loop: a worker is done with it. Calls done, then frees it. */
+void xfer_complete(struct engine *e, struct xfer *x);
+/* Drops an xfer that was never submitted. */
+void xfer_free(struct engine *e, struct xfer *x);

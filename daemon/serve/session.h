@@ -1,0 +1,68 @@
+/* A session: one connection of one process. Its end frees everything it held: leases, reservations, slabs' descriptors, staging.
+ *
+ *     GREETING --hello--> READY --error, hang-up, close--> CLOSED (freed at the end of the pass)
+ *
+ * A session is read only while its send queue is empty, so that a client that does not read cannot make it grow, and not while a request is
+ * parked: one that waits for a slab to be populated. */
+#pragma once
+
+#include "daemon/engine/xfer.h"
+#include "daemon/serve/server.h"
+
+enum session_state { SESSION_GREETING, SESSION_READY, SESSION_CLOSED };
+
+struct packet { /* in the send queue */
+        struct list link;
+        size_t n_bytes;
+        size_t n_fds;
+        int fds[KVT_FDS_MAX]; /* borrowed: slabs that this session holds, its staging */
+        uint8_t bytes[];
+};
+
+struct session {
+        struct list link;       /* in server.sessions */
+        struct list greet_link; /* in server.greeting */
+        struct server *server;
+        uint64_t id;
+        int fd;
+        sd_event_source *source;
+        uint8_t state;
+        uint8_t version;
+        bool fds_outstanding; /* one fd-bearing packet is not acknowledged */
+        bool privileged;      /* root, or the daemon's own user */
+        struct tenant *tenant;
+        pid_t pid;
+        uid_t uid;
+        char name[32];
+        uint64_t opened_usec, n_requests;
+        struct list queue; /* of struct packet */
+        size_t queued_bytes;
+        uint8_t *parked; /* owned: a whole packet that waits for parked_slab */
+        size_t n_parked;
+        uint32_t parked_slab;
+        struct staging *staging;
+        uint64_t *slabs; /* owned bitmap by slab id: descriptors it was sent */
+        uint32_t n_slab_words;
+        struct list leases, reservations; /* of struct lease, struct reservation */
+        uint32_t n_leases, n_inflight;    /* inflight: reserved or being copied */
+        uint32_t *spaces;                 /* owned: ids it has open */
+        uint32_t n_spaces;
+};
+
+int session_new(struct server *s, int fd);
+/* Detaches it from everything at once; memory goes at the end of the pass. why NULL: the client left. */
+void session_close(struct session *c, const char *why);
+void session_free(struct session *c);
+/* Packs and sends, or queues. Returns 0, or KVT_E_AGAIN if the packet has descriptors and the kernel takes no more in flight just now:
+ * then nothing was sent. */
+int session_send(struct session *c, uint16_t type, uint32_t request_id, const ProtobufCMessage *m, const int *fds, size_t n_fds);
+void session_reply(struct session *c, uint16_t type, uint32_t request_id, const void *m);
+void session_error(struct session *c, uint32_t request_id, int code, const char *text);
+void session_park(struct session *c, const uint8_t *bytes, size_t n, uint32_t slab);
+/* A slab is populated or failed: parked requests go on. */
+void session_unpark(struct server *s, uint32_t slab);
+
+bool session_has_slab(const struct session *c, uint32_t slab);
+/* false: no memory */
+bool session_add_slab(struct session *c, struct slab *slab);
+void session_remove_slab(struct session *c, uint32_t slab);
