@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes a tiny llama-architecture GGUF with random weights and a byte-level BPE tokenizer: gen_gguf.py OUT [SEED]
+"""Writes a tiny llama-architecture GGUF with random weights and a byte-level BPE tokenizer: gen_gguf.py OUT [SEED [bytes]]
 
 It talks nonsense, but through every part of the engine: grouped-query attention, tied embeddings, merges, ChatML tokens, and all
 weight formats that the engine reads. Special tokens have zero embeddings, so that greedy decoding never ends early.
-Only the standard library is used."""
+With "bytes" there are no merges: a token is a byte, and any output can be put into a prompt again. Only the standard library is used."""
 import random
 import struct
 import sys
@@ -55,7 +55,8 @@ def entry(key, kind, value):
 
 def main():
     rnd = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
-    tokens = SPECIALS + byte_chars() + [m.replace(" ", "") for m in MERGES]
+    merges = [] if sys.argv[3:] == ["bytes"] else MERGES
+    tokens = SPECIALS + byte_chars() + [m.replace(" ", "") for m in merges]
     dim = EMBD // HEADS
     metadata = [
         entry("general.architecture", "str", "llama"), entry("general.name", "str", "tiny random"),
@@ -67,7 +68,7 @@ def main():
         entry("tokenizer.ggml.model", "str", "gpt2"), entry("tokenizer.ggml.pre", "str", "smollm"),
         entry("tokenizer.ggml.tokens", "str", tokens),
         entry("tokenizer.ggml.token_type", "i32", [3] * len(SPECIALS) + [1] * (len(tokens) - len(SPECIALS))),
-        entry("tokenizer.ggml.merges", "str", MERGES), entry("tokenizer.ggml.eos_token_id", "u32", 2),
+        entry("tokenizer.ggml.merges", "str", merges), entry("tokenizer.ggml.eos_token_id", "u32", 2),
         entry("tokenizer.ggml.bos_token_id", "u32", 1), entry("tokenizer.ggml.add_bos_token", "bool", 0),
     ]
     tensors = []  # name, dims, type, bytes

@@ -4,8 +4,8 @@
  * staging and returns, so that storing costs a prefill its memcpy and no more; when staging is full the block stays unsent until the next
  * call. The engine's KV is [token][head][dim] a plane; the library stores and returns it through strided views.
  *
- * The space's salt names everything that the bits of the KV depend on beside the tokens: weights, KV type, this program's
- * arithmetic and the CPU's. */
+ * The space's salt names everything that the bits of the KV depend on beside the tokens: weights, KV type, chunk size, this program's
+ * arithmetic and the CPU's. So engines that would compute other bits have spaces of their own. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +20,7 @@ struct cache_put {
 
 struct salt {
         uint8_t digest[MODEL_DIGEST_BYTES];
-        uint32_t numerics, kv_type;
+        uint32_t numerics, kv_type, chunk_tokens;
         char arithmetic[16];
 };
 
@@ -33,7 +33,7 @@ static void complain(struct cache *c, const char *what, int r)
 static int open_space(struct cache *c)
 {
         const struct model *m = c->run->model;
-        struct salt salt = {.numerics = NUMERICS, .kv_type = c->run->kv_type};
+        struct salt salt = {.numerics = NUMERICS, .kv_type = c->run->kv_type, .chunk_tokens = (uint32_t)c->block_tokens};
         kvt_space_config config = {.struct_size = sizeof(config),
                                    .name = m->name,
                                    .salt = &salt,
