@@ -4,28 +4,19 @@
  * computed -> tokens are generated one by one -> the answer's whole blocks, whose KV the one-by-one steps computed with other bits, are
  * computed again in chunk shape and stored. Everything runs on the main thread but what the pool does inside a call. */
 #include <errno.h>
-#include <getopt.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "libclient/examples/llm/cache.h"
+#include "libclient/examples/llm/options.h"
 #include "libclient/examples/llm/sample.h"
 #include "libclient/examples/llm/tokenizer.h"
 #include "libclient/examples/llm/unicode.h"
-
-struct options {
-        const char *model, *prompt, *file, *system, *kvtier, *perplexity, *logits;
-        size_t n_generate, block_tokens, n_ctx;
-        unsigned n_threads;
-        float temperature, top_p;
-        uint64_t seed;
-        int chat, json, store_answer, bf16;
-};
 
 struct engine {
         struct options opt;
@@ -43,28 +34,6 @@ struct engine {
         size_t n_text;
         double load_sec, cache_sec, first_sec, prefill_sec, decode_sec;
 };
-
-static const char usage[] =
-        "Usage: llm -m MODEL [-p PROMPT | -f FILE] [OPTIONS]\n"
-        "Runs a llama-architecture GGUF model on the CPU; keeps its KV cache in kvtierd, if one listens.\n"
-        "  -m, --model FILE        weights\n"
-        "  -p, --prompt TEXT       prompt\n"
-        "  -f, --file FILE         read the prompt from FILE (before the text of -p, if both are given)\n"
-        "  -n, --tokens N          generate at most N tokens (64); with --perplexity, read at most N tokens of the file (0: all)\n"
-        "  -c, --chat              the prompt is a question to an assistant (ChatML)\n"
-        "      --system TEXT       the assistant's instructions, with --chat\n"
-        "  -t, --temperature T     0: the likeliest token (0)\n"
-        "      --top-p P           draw from the likeliest tokens of this probability (0.95)\n"
-        "      --seed N            of the draw (1)\n"
-        "      --kvtier PATH|off   socket of kvtierd (the default one; off if nobody listens)\n"
-        "      --block-tokens N    tokens in a block and in a prefill chunk (64)\n"
-        "      --kv f16|bf16       type of KV (f16)\n"
-        "      --no-store-answer   store the prompt's blocks only\n"
-        "      --ctx N             room for N tokens (prompt and answer; 512 with --perplexity)\n"
-        "      --perplexity FILE   of the model on a text, in windows of --ctx tokens\n"
-        "      --threads N         (number of CPUs)\n"
-        "      --logits FILE       write the logits after the prompt, 32-bit floats\n"
-        "      --json              one JSON object on stdout\n";
 
 static double now_sec(void)
 {
@@ -108,152 +77,13 @@ static char *read_file(const char *path, size_t *ret_n)
         return text;
 }
 
-static uint64_t parse_u64(const char *option, const char *s, uint64_t min, uint64_t max)
-{
-        char *end;
-        unsigned long long v;
-
-        errno = 0;
-        v = strtoull(s, &end, 10);
-        if (errno || end == s || *end || *s == '-' || v < min || v > max)
-                die("--%s: '%s' is not a number from %llu to %llu", option, s, (unsigned long long)min, (unsigned long long)max);
-        return v;
-}
-
-static float parse_float(const char *option, const char *s, float min, float max)
-{
-        char *end;
-        float v = strtof(s, &end);
-
-        if (end == s || *end || !(v >= min && v <= max))
-                die("--%s: '%s' is not a number from %g to %g", option, s, (double)min, (double)max);
-        return v;
-}
-
-static void parse_options(struct options *o, int argc, char **argv)
-{
-        enum { SYSTEM = 256, TOP_P, SEED, KVTIER, BLOCK_TOKENS, KV, NO_STORE_ANSWER, STORE_ANSWER, CTX, PERPLEXITY, THREADS, LOGITS, JSON };
-        static const struct option longs[] = {
-                {"model", 1, NULL, 'm'},
-                {"prompt", 1, NULL, 'p'},
-                {"file", 1, NULL, 'f'},
-                {"tokens", 1, NULL, 'n'},
-                {"chat", 0, NULL, 'c'},
-                {"system", 1, NULL, SYSTEM},
-                {"temperature", 1, NULL, 't'},
-                {"top-p", 1, NULL, TOP_P},
-                {"seed", 1, NULL, SEED},
-                {"kvtier", 1, NULL, KVTIER},
-                {"block-tokens", 1, NULL, BLOCK_TOKENS},
-                {"kv", 1, NULL, KV},
-                {"no-store-answer", 0, NULL, NO_STORE_ANSWER},
-                {"store-answer", 0, NULL, STORE_ANSWER},
-                {"ctx", 1, NULL, CTX},
-                {"perplexity", 1, NULL, PERPLEXITY},
-                {"threads", 1, NULL, THREADS},
-                {"logits", 1, NULL, LOGITS},
-                {"json", 0, NULL, JSON},
-                {"help", 0, NULL, 'h'},
-                {0},
-        };
-        long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
-        int c, n_given = 0;
-
-        *o = (struct options){.n_generate = 64,
-                              .block_tokens = 64,
-                              .top_p = 0.95f,
-                              .seed = 1,
-                              .store_answer = 1,
-                              .n_threads = n_cpus < 1    ? 1
-                                           : n_cpus > 64 ? 64
-                                                         : (unsigned)n_cpus,
-                              .system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"};
-        while ((c = getopt_long(argc, argv, "m:p:f:n:ct:h", longs, NULL)) != -1)
-                switch (c) {
-                case 'm':
-                        o->model = optarg;
-                        break;
-                case 'p':
-                        o->prompt = optarg;
-                        break;
-                case 'f':
-                        o->file = optarg;
-                        break;
-                case 'n':
-                        o->n_generate = parse_u64("tokens", optarg, 0, 1 << 24);
-                        n_given = 1;
-                        break;
-                case 'c':
-                        o->chat = 1;
-                        break;
-                case 't':
-                        o->temperature = parse_float("temperature", optarg, 0, 100);
-                        break;
-                case SYSTEM:
-                        o->system = optarg;
-                        break;
-                case TOP_P:
-                        o->top_p = parse_float("top-p", optarg, 0, 1);
-                        break;
-                case SEED:
-                        o->seed = parse_u64("seed", optarg, 0, UINT64_MAX);
-                        break;
-                case KVTIER:
-                        o->kvtier = optarg;
-                        break;
-                case BLOCK_TOKENS:
-                        o->block_tokens = parse_u64("block-tokens", optarg, 1, 4096);
-                        break;
-                case KV:
-                        o->bf16 = !strcmp(optarg, "bf16");
-                        if (!o->bf16 && strcmp(optarg, "f16"))
-                                die("--kv: '%s' is neither f16 nor bf16", optarg);
-                        break;
-                case NO_STORE_ANSWER:
-                case STORE_ANSWER:
-                        o->store_answer = c == STORE_ANSWER;
-                        break;
-                case CTX:
-                        o->n_ctx = parse_u64("ctx", optarg, 2, 1 << 24);
-                        break;
-                case PERPLEXITY:
-                        o->perplexity = optarg;
-                        break;
-                case THREADS:
-                        o->n_threads = (unsigned)parse_u64("threads", optarg, 1, 64);
-                        break;
-                case LOGITS:
-                        o->logits = optarg;
-                        break;
-                case JSON:
-                        o->json = 1;
-                        break;
-                case 'h':
-                        fputs(usage, stdout);
-                        exit(0);
-                default:
-                        fputs("Try 'llm --help'.\n", stderr);
-                        exit(2);
-                }
-        if (optind < argc)
-                die("unexpected argument '%s'", argv[optind]);
-        if (!o->model)
-                die("which model? -m FILE");
-        if (!o->perplexity && !o->prompt && !o->file)
-                die("no prompt: -p TEXT or -f FILE");
-        if (o->perplexity && (o->prompt || o->file || o->logits))
-                die("--perplexity takes no prompt and writes no logits");
-        if (o->perplexity && !n_given)
-                o->n_generate = 0;
-}
-
 static void load_engine(struct engine *e)
 {
         double start = now_sec();
 
-        e->pool = pool_new(e->opt.n_threads);
+        e->pool = pool_new((unsigned)e->opt.n_threads);
         if (!e->pool)
-                die("cannot start %u threads", e->opt.n_threads);
+                die("cannot start %u threads", (unsigned)e->opt.n_threads);
         if (gguf_open(&e->file, e->opt.model) || tokenizer_init(&e->tokenizer, &e->file) || model_load(&e->model, &e->file, e->pool))
                 die("%s: %s", e->opt.model, e->file.error);
         e->load_sec = now_sec() - start;
@@ -455,10 +285,15 @@ static void report(const struct engine *e)
         json_decref(j);
 }
 
+static enum kv_type kv_type(const struct options *o)
+{
+        return strcmp(o->kv, "bf16") ? KV_F16 : KV_BF16;
+}
+
 static void answer(struct engine *e)
 {
         const struct options *o = &e->opt;
-        size_t n = o->n_generate ? o->n_generate : 1, room = o->n_ctx ? o->n_ctx : e->model.n_ctx_train;
+        size_t n = o->n_generate, room = o->n_ctx ? o->n_ctx : e->model.n_ctx_train;
         double start = now_sec();
 
         if (room > e->model.n_ctx_train)
@@ -470,8 +305,8 @@ static void answer(struct engine *e)
                 n = room - e->n_prompt;
         room = e->n_prompt + n;
         e->hashes = calloc(n, sizeof(*e->hashes));
-        if (!e->hashes || run_init(&e->run, &e->model, e->pool, o->bf16 ? KV_BF16 : KV_F16, room, o->block_tokens, 0) ||
-            sampler_init(&e->sampler, e->model.n_vocab, o->temperature, o->top_p, o->seed))
+        if (!e->hashes || run_init(&e->run, &e->model, e->pool, kv_type(o), room, o->block_tokens, 0) ||
+            sampler_init(&e->sampler, e->model.n_vocab, (float)o->temperature, (float)o->top_p, o->seed))
                 die("out of memory for %zu tokens", room);
         if (o->kvtier && !strcmp(o->kvtier, "off")) {
                 snprintf(e->cache.off, sizeof(e->cache.off), "off");
@@ -484,7 +319,7 @@ static void answer(struct engine *e)
         if (o->logits)
                 write_logits(e);
         generate(e, n, start);
-        if (o->store_answer)
+        if (!o->no_store_answer)
                 store_answer(e);
         cache_finish(&e->cache);
         report(e);
@@ -508,7 +343,7 @@ static void perplexity(struct engine *e)
                 die("--ctx: the model was made for %zu tokens", e->model.n_ctx_train);
         if (e->n_tokens < 2)
                 die("%s: too short", e->opt.perplexity);
-        if (run_init(&e->run, &e->model, e->pool, e->opt.bf16 ? KV_BF16 : KV_F16, ctx, bt, 1))
+        if (run_init(&e->run, &e->model, e->pool, kv_type(&e->opt), ctx, bt, 1))
                 die("out of memory");
         for (size_t from = 0; from + 1 < e->n_tokens; from += ctx)
                 for (size_t at = 0; at < ctx && from + at + 1 < e->n_tokens; at += bt) {
@@ -530,7 +365,7 @@ int main(int argc, char **argv)
 {
         struct engine e = {0};
 
-        parse_options(&e.opt, argc, argv);
+        options_parse(&e.opt, argc, argv);
         load_engine(&e);
         if (e.opt.perplexity)
                 perplexity(&e);

@@ -1,0 +1,15 @@
+/* The command line. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct options {
+        const char *model, *prompt, *file, *system, *kvtier, *kv, *perplexity, *logits;
+        uint64_t n_generate, block_tokens, n_ctx, n_threads, seed;
+        double temperature, top_p;
+        int chat, json, no_store_answer;
+};
+
+/* Fills *o; on --help or a mistake it prints what to print and exits (0, 2). */
+void options_parse(struct options *o, int argc, char **argv);
