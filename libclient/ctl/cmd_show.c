@@ -233,40 +233,45 @@ static void print_planes(const struct geometry *g)
         }
 }
 
+static void print_space(const struct space *s, const char *name)
+{
+        const Kvtier__SpaceEntry *e = s->entry;
+        char *tenant = format_clean(e->tenant);
+
+        printf("space    %s\nhandle   %u\ntenant   %s\n", name, e->space, tenant ? tenant : "?");
+        printf("salt     %s\n", e->salt_digest.len ? format_hex(e->salt_digest.data, e->salt_digest.len).text : "none");
+        printf("block    %u tokens, %u part%s of %s\n", e->block_tokens, e->n_shards, e->n_shards == 1 ? "" : "s",
+               format_bytes(e->part_bytes).text);
+        printf("stored   %llu blocks, %s\n", (unsigned long long)e->n_blocks, format_bytes(e->used_bytes).text);
+        printf("hits     %llu of %llu, %s\n", (unsigned long long)e->hits, (unsigned long long)(e->hits + e->misses),
+               format_percent((double)e->hits, (double)e->hits + (double)e->misses).text);
+        printf("planes   %u, heads x dim:\n", s->geometry.n_planes);
+        print_planes(&s->geometry);
+        free(tenant);
+}
+
 static int show_space(struct ctl *x, const char *which)
 {
         struct space s;
+        char *name;
         int code = query_space(x, which, &s);
 
         if (code)
                 return code;
-        if (x->o.json) {
+        name = format_clean(s.entry->name);
+        if (!name)
+                code = ctl_fail(x, KVT_E_NO_MEMORY, "cannot print");
+        else if (x->o.json) {
                 json_t *object = message_json(&s.entry->base);
 
                 json_object_set_new(object, "planes", planes_json(&s.geometry));
                 json_add_hit_ratio(object);
                 code = ctl_print_json(x, object);
-        } else {
-                const Kvtier__SpaceEntry *e = s.entry;
-                char *name = format_clean(e->name), *tenant = format_clean(e->tenant);
-
-                if (x->o.quiet) {
-                        puts(name ? name : "?");
-                        goto out;
-                }
-                printf("space    %s\nhandle   %u\ntenant   %s\n", name ? name : "?", e->space, tenant ? tenant : "?");
-                printf("salt     %s\n", e->salt_digest.len ? format_hex(e->salt_digest.data, e->salt_digest.len).text : "none");
-                printf("block    %u tokens, %u part%s of %s\n", e->block_tokens, e->n_shards, e->n_shards == 1 ? "" : "s",
-                       format_bytes(e->part_bytes).text);
-                printf("stored   %llu blocks, %s\n", (unsigned long long)e->n_blocks, format_bytes(e->used_bytes).text);
-                printf("hits     %llu of %llu, %s\n", (unsigned long long)e->hits, (unsigned long long)(e->hits + e->misses),
-                       format_percent((double)e->hits, (double)e->hits + (double)e->misses).text);
-                printf("planes   %u, heads x dim:\n", s.geometry.n_planes);
-                print_planes(&s.geometry);
-        out:
-                free(name);
-                free(tenant);
-        }
+        } else if (x->o.quiet)
+                puts(name);
+        else
+                print_space(&s, name);
+        free(name);
         space_deinit(&s);
         return code;
 }
