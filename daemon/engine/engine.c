@@ -38,9 +38,27 @@ int engine_init(struct engine *e, const struct conf *conf)
         return 0;
 }
 
+/* Jobs that no worker took. */
+static void abandon_jobs(struct engine *e, struct list *jobs)
+{
+        while (!list_empty(jobs)) {
+                struct job *j = list_first(jobs, struct job, link);
+                list_remove(&j->link);
+                if (j->work != slab_populate_work)
+                        xfer_abandon(e, container_of(j, struct xfer, job));
+        }
+}
+
 void engine_deinit(struct engine *e)
 {
         e->workers = workers_stop(e->workers);
+        e->on_stored = e->on_removed = NULL;
+        e->host.on_populated = e->host.on_retired = NULL;
+        if (e->queue.event_fd > 0) {
+                engine_collect(e);
+                abandon_jobs(e, &e->queue.urgent);
+                abandon_jobs(e, &e->queue.submitted);
+        }
         list_for_each_safe(i, &e->incomplete, struct incomplete, link) {
                 list_remove(&i->link);
                 free(i);
@@ -55,7 +73,9 @@ void engine_deinit(struct engine *e)
         ghosts_deinit(&e->ghosts);
         blocks_deinit(&e->blocks);
         pool_deinit(&e->xfers);
-        queue_deinit(&e->queue);
+        if (e->queue.event_fd > 0)
+                queue_deinit(&e->queue);
+        *e = (struct engine){};
 }
 
 void engine_tick(struct engine *e)

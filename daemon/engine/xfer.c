@@ -161,3 +161,11 @@ void xfer_complete(struct engine *e, struct xfer *x)
         x->done(e, x, x->arg);
         xfer_free(e, x);
 }
+
+void xfer_abandon(struct engine *e, struct xfer *x)
+{
+        ASSERT(x->owner == XFER_WORKER && x->state == XFER_QUEUED);
+        x->state = XFER_FAILED;
+        x->result = KVT_E_CANCELLED;
+        xfer_complete(e, x);
+}

@@ -54,3 +54,5 @@ void xfer_cancel(struct xfer *x);
 void xfer_complete(struct engine *e, struct xfer *x);
 /* Drops an xfer that was never submitted. */
 void xfer_free(struct engine *e, struct xfer *x);
+/* The workers are stopped and none took it. */
+void xfer_abandon(struct engine *e, struct xfer *x);

@@ -19,6 +19,7 @@ struct server {
         sd_event_source *listen_source, *queue_source, *timer;
         int listen_fd, lock_fd, reserve_fd; /* reserve: closed to be able to accept and refuse when out of descriptors */
         uint64_t armed_usec;                /* the timer is set to */
+        uint64_t retry_usec;                /* when to try sessions again that are stuck; 0: none is */
         struct list sessions;               /* of struct session, all */
         struct list greeting;               /* of struct session, no hello yet, oldest first */
         uint32_t n_sessions;

@@ -29,6 +29,7 @@ struct session {
         uint8_t state;
         uint8_t version;
         bool fds_outstanding; /* one fd-bearing packet is not acknowledged */
+        bool stuck;           /* the kernel takes no more descriptors in flight: the queue waits for the timer */
         bool privileged;      /* root, or the daemon's own user */
         struct tenant *tenant;
         pid_t pid;
@@ -49,8 +50,10 @@ struct session {
         uint32_t n_spaces;
 };
 
+/* After a while stuck: tries again. */
+void session_retry(struct session *c);
 int session_new(struct server *s, int fd);
-/* Detaches it from everything at once; memory goes at the end of the pass. why NULL: the client left. */
+/* No more is read or sent; session_free() at the end of the pass gives back what it held, so that a handler may go on. why NULL: the client left. */
 void session_close(struct session *c, const char *why);
 void session_free(struct session *c);
 /* Packs and sends, or queues. Returns 0, or KVT_E_AGAIN if the packet has descriptors and the kernel takes no more in flight just now:

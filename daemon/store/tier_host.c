@@ -260,8 +260,6 @@ static void free_slot(struct host *h, struct location at)
         if (!s->n_used) {
                 list_remove(&s->link);
                 list_append(&s->tenant->empty, &s->link);
-                if (s->failed)
-                        host_retire(h, s);
         } else if (was_full) {
                 list_remove(&s->link);
                 list_append(&s->class->partial, &s->link);

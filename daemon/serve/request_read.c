@@ -1,0 +1,275 @@
+/* Match, map, release, prefetch, drop, explain: what finds blocks, and what ends them. */
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/engine/get.h"
+#include "daemon/serve/lease.h"
+#include "daemon/serve/request.h"
+#include "daemon/util/clock.h"
+#include "daemon/util/metrics.h"
+
+static void release_all(struct session *c, const ProtobufCBinaryData *leases)
+{
+        for (size_t i = 0; i + 8 <= leases->len; i += 8) {
+                uint64_t id;
+                memcpy(&id, leases->data + i, 8);
+                lease_release(c, id);
+        }
+}
+
+void request_match(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        const Kvtier__MatchRequest *m = message;
+        Kvtier__MatchReply reply = KVTIER__MATCH_REPLY__INIT;
+        int stop;
+
+        release_all(c, &m->releases);
+        struct space *s = request_space(c, id, m->space);
+        uint32_t n = s ? request_keys(c, id, &m->keys) : 0;
+        if (!n)
+                return;
+        reply.n_blocks = get_match(&c->server->engine, s, m->keys.data, n, &stop);
+        reply.stop = (uint32_t)stop;
+        session_reply(c, KVT_MSG_MATCH, id, &reply);
+}
+
+struct map_plan {
+        struct kvt_map_entry entries[KVT_KEYS_MAX];
+        struct kvt_map_slab slabs[KVT_FDS_MAX]; /* that the session gets with this reply */
+        int fds[KVT_FDS_MAX];
+        size_t n_fds;
+};
+
+/* May this slab be named to the session? Sends its descriptor along if it must. */
+static bool plan_slab(struct session *c, struct map_plan *p, struct slab *b)
+{
+        if (session_has_slab(c, b->id))
+                return true;
+        if (b->failed || c->fds_outstanding || p->n_fds == KVT_FDS_MAX || !session_add_slab(c, b))
+                return false;
+        p->slabs[p->n_fds] = (struct kvt_map_slab){.slab = b->id, .bytes = b->bytes};
+        p->fds[p->n_fds++] = b->fd;
+        return true;
+}
+
+static struct kvt_map_entry map_one(struct session *c, struct map_plan *p, struct space *s, uint32_t shard, const uint8_t *key)
+{
+        struct engine *e = &c->server->engine;
+        uint32_t i = get_block_used(e, s, key);
+
+        if (i == POOL_NONE)
+                return (struct kvt_map_entry){.status = KVT_E_MISS};
+        struct location at = block_part(block_at(&e->blocks, i), s, shard)->at;
+        struct slab *b = host_slab(&e->host, at.slab);
+        uint64_t lease = plan_slab(c, p, b) ? lease_grant(c, s, i, at) : 0;
+        if (!lease) {
+                metrics.c_refused_again++;
+                return (struct kvt_map_entry){.status = KVT_E_AGAIN};
+        }
+        metrics.c_maps++;
+        metrics.c_map_bytes += s->geometry.part_bytes;
+        return (struct kvt_map_entry){.slab = b->id,
+                                      .offset = (uint64_t)at.slot * b->slot_bytes,
+                                      .generation = b->slots[at.slot].generation,
+                                      .lease = lease};
+}
+
+/* A slab that a reply would have to hand out, but which is still being populated; NULL: none. */
+static struct slab *not_ready(struct session *c, struct space *s, uint32_t shard, const uint8_t *keys, uint32_t n)
+{
+        struct engine *e = &c->server->engine;
+
+        for (uint32_t k = 0; k < n; k++) {
+                uint32_t i = blocks_find(&e->blocks, s->id, keys + 16 * k);
+                if (i == POOL_NONE || block_at(&e->blocks, i)->state != BLOCK_RESIDENT)
+                        continue;
+                struct slab *b = host_slab(&e->host, block_part(block_at(&e->blocks, i), s, shard)->at.slab);
+                if (!b->populated && !b->failed && !session_has_slab(c, b->id))
+                        return b;
+        }
+        return NULL;
+}
+
+/* The kernel takes no descriptors just now: what needed them is taken back. */
+static void unplan(struct session *c, struct map_plan *p, uint32_t n)
+{
+        for (size_t f = 0; f < p->n_fds; f++) {
+                for (uint32_t k = 0; k < n; k++)
+                        if (!p->entries[k].status && p->entries[k].slab == p->slabs[f].slab) {
+                                lease_release(c, p->entries[k].lease);
+                                p->entries[k] = (struct kvt_map_entry){.status = KVT_E_AGAIN};
+                        }
+                session_remove_slab(c, p->slabs[f].slab);
+        }
+        p->n_fds = 0;
+}
+
+void request_map(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        static struct map_plan plan; /* one loop thread; too large for a stack */
+        const Kvtier__MapRequest *m = message;
+        Kvtier__MapReply reply = KVTIER__MAP_REPLY__INIT;
+        struct slab *b;
+
+        release_all(c, &m->releases);
+        struct space *s = request_space(c, id, m->space);
+        if (!s || !request_shard(c, id, s, m->shard))
+                return;
+        uint32_t n = request_keys(c, id, &m->keys);
+        if (!n)
+                return;
+        if (unlikely((b = not_ready(c, s, m->shard, m->keys.data, n)))) {
+                session_park(c, packet, n_packet, b->id);
+                return;
+        }
+        plan.n_fds = 0;
+        for (uint32_t k = 0; k < n; k++)
+                plan.entries[k] = map_one(c, &plan, s, m->shard, m->keys.data + 16 * k);
+        reply.lease_usec = c->server->conf.p.lease_usec;
+        reply.entries = (ProtobufCBinaryData){n * sizeof *plan.entries, (uint8_t *)plan.entries};
+        reply.slabs = (ProtobufCBinaryData){plan.n_fds * sizeof *plan.slabs, (uint8_t *)plan.slabs};
+        if (session_send(c, KVT_MSG_MAP | KVT_REPLY, id, &reply.base, plan.fds, plan.n_fds) != 0) {
+                unplan(c, &plan, n);
+                reply.slabs.len = 0;
+                session_reply(c, KVT_MSG_MAP, id, &reply);
+        }
+}
+
+void request_release(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        const Kvtier__ReleaseRequest *m = message;
+
+        release_all(c, &m->leases);
+}
+
+void request_fd_ack(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        c->fds_outstanding = false;
+}
+
+void request_slab_ack(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        const Kvtier__SlabAck *m = message;
+        struct host *h = &c->server->engine.host;
+
+        for (size_t i = 0; i < m->n_slabs; i++)
+                if (session_has_slab(c, m->slabs[i]) && host_slab(h, m->slabs[i])->retired)
+                        session_remove_slab(c, m->slabs[i]);
+}
+
+void request_prefetch(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        const Kvtier__PrefetchRequest *m = message;
+        Kvtier__PrefetchReply reply = KVTIER__PREFETCH_REPLY__INIT;
+        struct space *s = request_space(c, id, m->space);
+        uint32_t n = s ? request_keys(c, id, &m->keys) : 0;
+        uint8_t statuses[KVT_KEYS_MAX];
+
+        if (!n)
+                return;
+        /* With the host tier alone a whole block is where it can be read: all there is to do is to count the use, so that it stays. */
+        for (uint32_t i = 0; i < n; i++)
+                statuses[i] = get_block_used(&c->server->engine, s, m->keys.data + 16 * i) != POOL_NONE ? 0 : KVT_E_MISS;
+        reply.statuses = (ProtobufCBinaryData){n, statuses};
+        session_reply(c, KVT_MSG_PREFETCH, id, &reply);
+}
+
+void request_drop(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        const Kvtier__DropRequest *m = message;
+        struct engine *e = &c->server->engine;
+        Kvtier__DropReply reply = KVTIER__DROP_REPLY__INIT;
+        struct space *s = request_space(c, id, m->space);
+        uint32_t n = s ? request_keys(c, id, &m->keys) : 0;
+        uint8_t statuses[KVT_KEYS_MAX];
+
+        if (!n)
+                return;
+        s->n_open++;
+        for (uint32_t k = 0; k < n; k++) {
+                if (m->corrupt) {
+                        statuses[k] = (uint8_t)get_verify(e, s, m->keys.data + 16 * k);
+                        continue;
+                }
+                uint32_t i = blocks_find(&e->blocks, s->id, m->keys.data + 16 * k);
+                statuses[k] = i != POOL_NONE ? 0 : KVT_E_MISS;
+                if (i != POOL_NONE)
+                        engine_kill(e, i, KVT_WHY_DROPPED);
+        }
+        s->n_open--;
+        engine_settle_space(e, s);
+        reply.statuses = (ProtobufCBinaryData){n, statuses};
+        session_reply(c, KVT_MSG_DROP, id, &reply);
+}
+
+struct kvt_block_entry request_block_entry(struct engine *e, uint32_t block)
+{
+        const struct block *k = block_at(&e->blocks, block);
+        const struct space *s = space_at(&e->tenants, k->space);
+        struct kvt_block_entry b = {
+                .bytes = (uint64_t)k->n_parts * s->geometry.part_bytes,
+                .idle_sec = e->now_sec - k->used_sec,
+                .age_sec = e->now_sec - k->created_sec,
+                .hits = k->hits,
+                .leases = (uint16_t)MIN(k->n_pins, (uint32_t)UINT16_MAX),
+                .n_parts = k->n_parts,
+        };
+
+        memcpy(b.key, k->key, 16);
+        if (k->parent != POOL_NONE)
+                memcpy(b.parent, block_at(&e->blocks, k->parent)->key, 16);
+        for (uint32_t i = k->first_child; i != POOL_NONE && b.n_children < 1000; i = block_at(&e->blocks, i)->next_sibling)
+                b.n_children++;
+        return b;
+}
+
+static const char *const why_texts[] = {
+        [KVTIER__WHY__WHY_NEVER] = "Nothing is known of this key in this space: it was never stored, or so long ago that it is forgotten. "
+                                   "Another salt, geometry or token gives another key.",
+        [KVTIER__WHY__WHY_FILLING] = "Parts of the block are still missing or being written.",
+        [KVTIER__WHY__WHY_EVICTED] = "The block was evicted to make room; it was the least recently used leaf.",
+        [KVTIER__WHY__WHY_DROPPED] = "The block, or one before it in the prefix, was dropped by a client.",
+        [KVTIER__WHY__WHY_PURGED] = "The space or tenant was purged.",
+        [KVTIER__WHY__WHY_CORRUPT] = "The block did not match its checksum and was taken out of service.",
+        [KVTIER__WHY__WHY_QUOTA] = "The put was refused: it would have exceeded the tenant's hard quota.",
+        [KVTIER__WHY__WHY_LEASED] = "The put was refused: leases cover the memory that would have to be reclaimed.",
+        [KVTIER__WHY__WHY_NO_PARENT] = "The put was refused: the block before it in the prefix is not stored.",
+        [KVTIER__WHY__WHY_TIMEOUT] = "The parts of other shards did not come in time.",
+        [KVTIER__WHY__WHY_RECLAIMED] = "Its slab was given to another tenant or another size of block.",
+};
+
+void request_explain(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        const Kvtier__ExplainRequest *m = message;
+        struct engine *e = &c->server->engine;
+        Kvtier__ExplainReply reply = KVTIER__EXPLAIN_REPLY__INIT;
+        struct kvt_block_entry entry;
+        struct space *s = request_space(c, id, m->space);
+        char text[160];
+
+        if (!s)
+                return;
+        if (m->key.len != KVT_KEY_BYTES) {
+                session_error(c, id, KVT_E_BAD_REQUEST, "a key has 16 bytes");
+                return;
+        }
+        uint32_t i = blocks_find(&e->blocks, s->id, m->key.data);
+        const struct ghost_entry *g = i == POOL_NONE ? ghosts_find(&e->ghosts, s->id, m->key.data) : NULL;
+        if (i != POOL_NONE) {
+                entry = request_block_entry(e, i);
+                reply.entry = (ProtobufCBinaryData){sizeof entry, (uint8_t *)&entry};
+                reply.age_usec = (uint64_t)entry.age_sec * USEC_PER_SEC;
+                reply.why = block_at(&e->blocks, i)->state == BLOCK_RESIDENT ? KVTIER__WHY__WHY_RESIDENT : KVTIER__WHY__WHY_FILLING;
+        } else {
+                reply.why = g ? (Kvtier__Why)g->why : KVTIER__WHY__WHY_NEVER;
+                reply.age_usec = g ? (uint64_t)(e->now_sec - g->when_sec) * USEC_PER_SEC : 0;
+        }
+        if (reply.why == KVTIER__WHY__WHY_RESIDENT)
+                snprintf(text, sizeof text, "The block is stored whole in the host tier: %u hits, %u leases.", entry.hits, entry.leases);
+        else if (reply.why == KVTIER__WHY__WHY_FILLING)
+                snprintf(text, sizeof text, "%u of %u parts are stored; the others are missing or being written.", entry.n_parts, s->geometry.n_shards);
+        else
+                snprintf(text, sizeof text, "%s", why_texts[reply.why]);
+        reply.text = text;
+        session_reply(c, KVT_MSG_EXPLAIN, id, &reply);
+}
