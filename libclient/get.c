@@ -315,6 +315,8 @@ static int get_step(kvt_op *op)
         struct get_work *w = op->work;
         int r;
 
+        if (!w) /* no keys */
+                return op->error;
         pthread_mutex_lock(&c->lock);
         for (;;) {
                 struct batch *ready = NULL;
