@@ -80,7 +80,7 @@ int cmd_status(struct ctl *x)
                 char *error = format_clean(stat->audit_error);
 
                 if (!stat->audited)
-                        code = ctl_fail(x, 0, "the daemon did not audit");
+                        code = ctl_fail(x, 0, "the daemon audits only for root and for its own user");
                 else if (!error || *error)
                         code = ctl_fail(x, 0, "audit failed: %s", error ? error : "out of memory");
                 else if (!x->o.json)

@@ -114,7 +114,7 @@ static json_t *frame_json(const struct sample *now, const struct sample *before)
                          tenants);
 }
 
-/* drawing: every line is at most 80 columns */
+/* drawing: into memory, then line by line, cut at 80 columns */
 
 static double number(const json_t *object, const char *field)
 {
@@ -126,16 +126,17 @@ static uint64_t whole(const json_t *object, const char *field)
         return (uint64_t)number(object, field);
 }
 
-static void draw_tier(const json_t *tier)
+static void draw_tier(FILE *f, const json_t *tier)
 {
         double used = number(tier, "used_bytes"), capacity = number(tier, "capacity_bytes");
 
-        printf("%-6.6s %s %7s %10s of", json_string_value(json_object_get(tier, "name")), format_bar(used, capacity, 31).text,
-               format_percent(used, capacity).text, format_bytes((uint64_t)used).text);
-        printf(" %-10s %4llu slabs\n", format_bytes((uint64_t)capacity).text, (unsigned long long)whole(tier, "n_slabs"));
+        fprintf(f, "%-6.6s %s %7s %10s of", json_string_value(json_object_get(tier, "name")), format_bar(used, capacity, 28).text,
+                format_percent(used, capacity).text, format_bytes((uint64_t)used).text);
+        fprintf(f, " %-10s %4llu slab%s\n", format_bytes((uint64_t)capacity).text, (unsigned long long)whole(tier, "n_slabs"),
+                whole(tier, "n_slabs") == 1 ? "" : "s");
 }
 
-static void draw_tenant(const json_t *tenant)
+static void draw_tenant(FILE *f, const json_t *tenant)
 {
         const json_t *rates = json_object_get(tenant, "per_sec");
         const char *name = json_string_value(json_object_get(tenant, "name"));
@@ -147,40 +148,65 @@ static void draw_tenant(const json_t *tenant)
         for (; name[n] && n < sizeof label - 1 && (width < 18 || ((unsigned char)name[n] & 0xc0) == 0x80); n++)
                 width += ((unsigned char)name[n] & 0xc0) != 0x80;
         snprintf(label, sizeof label, "%.*s", (int)n, name);
-        printf("%s%*s %6s %6s %8s", label, 18 - (int)width, "", format_rate(hits).text, format_rate(misses).text,
-               format_percent(hits, hits + misses).text);
-        printf(" %6s %8llu", format_rate(number(rates, "evicted")).text, (unsigned long long)whole(tenant, "n_blocks"));
-        printf(" %10s %10s\n", format_bytes(whole(tenant, "used_bytes")).text, format_bytes(whole(tenant, "held_bytes")).text);
+        fprintf(f, "%s%*s %6s %6s %8s", label, 18 - (int)width, "", format_rate(hits).text, format_rate(misses).text,
+                format_percent(hits, hits + misses).text);
+        fprintf(f, " %6s %8llu", format_rate(number(rates, "evicted")).text, (unsigned long long)whole(tenant, "n_blocks"));
+        fprintf(f, " %10s %10s\n", format_bytes(whole(tenant, "used_bytes")).text, format_bytes(whole(tenant, "held_bytes")).text);
 }
 
-static void draw_frame(const json_t *frame, size_t max_tenants)
+static void draw_frame(FILE *f, const json_t *frame, size_t max_tenants)
 {
         const json_t *rates = json_object_get(frame, "per_sec"), *row;
         double hits = number(rates, "hits"), misses = number(rates, "misses");
         size_t i, n = json_array_size(json_object_get(frame, "tenants"));
 
-        printf("kvtierd %.16s  pid %llu  up %-10s", json_string_value(json_object_get(frame, "daemon")),
-               (unsigned long long)whole(frame, "pid"), format_duration(whole(frame, "uptime_usec")).text);
-        printf("  sessions %llu  blocks %llu\n", (unsigned long long)whole(frame, "n_sessions"),
-               (unsigned long long)whole(frame, "n_blocks"));
-        printf("hits %s/s  misses %s/s  ratio %s", format_rate(hits).text, format_rate(misses).text,
-               format_percent(hits, hits + misses).text);
-        printf("  puts %s/s  evicted %s/s  leases %llu\n", format_rate(number(rates, "puts")).text,
-               format_rate(number(rates, "evicted")).text, (unsigned long long)whole(frame, "n_leases"));
-        printf("stored %s/s", format_bytes((uint64_t)number(rates, "put_bytes")).text);
-        printf("  mapped %s/s", format_bytes((uint64_t)number(rates, "map_bytes")).text);
-        printf("  copied %s/s  requests %s/s\n\n", format_bytes((uint64_t)number(rates, "get_bytes")).text,
-               format_rate(number(rates, "requests")).text);
-        json_array_foreach(json_object_get(frame, "tiers"), i, row) draw_tier(row);
-        printf("\n%-18s %6s %6s %8s %6s %8s %10s %10s\n", "TENANT", "HIT/S", "MISS/S", "RATIO", "EVCT/S", "BLOCKS", "USED", "HELD");
+        fprintf(f, "kvtierd %.16s  pid %llu  up %-10s", json_string_value(json_object_get(frame, "daemon")),
+                (unsigned long long)whole(frame, "pid"), format_duration(whole(frame, "uptime_usec")).text);
+        fprintf(f, "  sessions %llu  blocks %llu\n", (unsigned long long)whole(frame, "n_sessions"),
+                (unsigned long long)whole(frame, "n_blocks"));
+        fprintf(f, "hits %s/s  misses %s/s  ratio %s", format_rate(hits).text, format_rate(misses).text,
+                format_percent(hits, hits + misses).text);
+        fprintf(f, "  puts %s/s  evicted %s/s  leases %llu\n", format_rate(number(rates, "puts")).text,
+                format_rate(number(rates, "evicted")).text, (unsigned long long)whole(frame, "n_leases"));
+        fprintf(f, "stored %s/s", format_bytes((uint64_t)number(rates, "put_bytes")).text);
+        fprintf(f, "  mapped %s/s", format_bytes((uint64_t)number(rates, "map_bytes")).text);
+        fprintf(f, "  copied %s/s  requests %s/s\n\n", format_bytes((uint64_t)number(rates, "get_bytes")).text,
+                format_rate(number(rates, "requests")).text);
+        json_array_foreach(json_object_get(frame, "tiers"), i, row) draw_tier(f, row);
+        fprintf(f, "\n%-18s %6s %6s %8s %6s %8s %10s %10s\n", "TENANT", "HIT/S", "MISS/S", "RATIO", "EVCT/S", "BLOCKS", "USED", "HELD");
         json_array_foreach(json_object_get(frame, "tenants"), i, row)
         {
                 if (i == max_tenants) {
-                        printf("... and %zu more\n", n - i);
+                        fprintf(f, "... and %zu more\n", n - i);
                         break;
                 }
-                draw_tenant(row);
+                draw_tenant(f, row);
         }
+}
+
+static bool print_frame(const json_t *frame, size_t max_tenants)
+{
+        char *text = NULL, *p;
+        size_t n;
+        FILE *f = open_memstream(&text, &n);
+
+        if (!f)
+                return false;
+        draw_frame(f, frame, max_tenants);
+        if (fclose(f)) {
+                free(text);
+                return false;
+        }
+        for (p = text; *p; p += *p == '\n') {
+                for (size_t width = 0; *p && *p != '\n'; p++) {
+                        width += ((unsigned char)*p & 0xc0) != 0x80;
+                        if (width <= 80)
+                                putchar(*p);
+                }
+                putchar('\n');
+        }
+        free(text);
+        return true;
 }
 
 /* the terminal */
@@ -263,6 +289,7 @@ static bool screen_wait(struct screen *s, uint64_t deadline_usec)
 static int show_frame(struct ctl *x, const struct screen *screen, const struct sample *now, const struct sample *before, uint64_t i)
 {
         json_t *frame = frame_json(now, before);
+        bool drawn;
 
         if (!frame)
                 return ctl_fail(x, KVT_E_NO_MEMORY, "cannot draw");
@@ -272,9 +299,9 @@ static int show_frame(struct ctl *x, const struct screen *screen, const struct s
                 fputs("\033[H\033[J", stdout);
         else if (i)
                 putchar('\n');
-        draw_frame(frame, screen->is_terminal ? 14 : SIZE_MAX);
+        drawn = print_frame(frame, screen->is_terminal ? 14 : SIZE_MAX);
         json_decref(frame);
-        return EXIT_OK;
+        return drawn ? EXIT_OK : ctl_fail(x, KVT_E_NO_MEMORY, "cannot draw");
 }
 
 int cmd_top(struct ctl *x)

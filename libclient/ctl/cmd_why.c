@@ -189,6 +189,8 @@ static void print_answer(const json_t *answer, size_t i, bool numbered, uint32_t
                 printf("reason %lld", (long long)json_integer_value(why));
         if (json_integer_value(json_object_get(answer, "age_usec")))
                 printf(", %s ago", format_duration((uint64_t)json_integer_value(json_object_get(answer, "age_usec"))).text);
+        else if (!block && !(json_is_string(why) && strcmp(json_string_value(why), "never") == 0))
+                fputs(", just now", stdout);
         if (by && *by)
                 printf(", by %s", by);
         printf("\n%s%s\n", numbered ? "       " : "", text && *text ? text : "(no more is known)");
