@@ -7,6 +7,13 @@ set -u
 export LC_ALL=C
 cd "$(dirname "$0")/../.." || exit 1
 B=${B:-build/gcc}
+for program in kvtierd kvtierctl; do
+        if [ ! -x "$B/$program" ]; then
+                echo "$B/$program is not built"
+                echo "0 passed, 1 failed"
+                exit 1
+        fi
+done
 dir=$(mktemp -d /tmp/kvtier-ctl.XXXXXX)
 sock=$dir/sock
 passed=0
@@ -495,7 +502,7 @@ ctl 0 put tiny $a "$dir/part"
 complete_words()
 {
         bash -c 'PATH=$1:$PATH; . "$2"; compopt() { :; }; shift 2
-        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _kvtierctl; printf "<%s>" "${COMPREPLY[@]}"' - "$PWD/$B" "$dir/completion.bash" kvtierctl "$@"
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _kvtierctl; printf "<%s>" "${COMPREPLY[@]}"' - "$(realpath "$B")" "$dir/completion.bash" kvtierctl "$@"
 }
 expect_completion()
 {
