@@ -9,6 +9,8 @@ SBINDIR = $(PREFIX)/sbin
 LIBDIR = $(PREFIX)/lib
 INCLUDEDIR = $(PREFIX)/include
 MANDIR = $(PREFIX)/share/man
+BASHDIR = $(PREFIX)/share/bash-completion/completions
+ZSHDIR = $(PREFIX)/share/zsh/site-functions
 CC = gcc
 SAN ?=
 V ?= 0
@@ -25,6 +27,7 @@ OPT := $(if $(SAN),-O1 -fno-omit-frame-pointer,-O2)
 comma := ,
 san_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 san_thread := -fsanitize=thread
+san_fuzzer := -fsanitize=fuzzer-no-link,address,undefined
 sanflags := $(if $(SAN),$(san_$(SAN)))
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g $(WARN) -fPIC -fvisibility=hidden -fstack-protector-strong -fno-strict-aliasing \
 	$(if $(SAN),,-D_FORTIFY_SOURCE=2) $(sanflags) -I. -I$(G) -I$(G)/include \
@@ -49,10 +52,11 @@ tests_unit := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/
 tests_scen := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/scen/test_*.c tests/fault/test_*.c))
 tests_lib := $(call obj,$(wildcard tests/lib/*.c))
 fuzzers := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+fuzz_objs := $(patsubst %.c,build/fuzzer-clang/%.o,$(src_daemon) $(src_lib) $(filter-out %/main.c,$(src_llm))) build/fuzzer-clang/gen/kvtier.pb-c.o
 benches := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
 preloads := $(patsubst tests/fault/%.c,$(B)/tests/fault/%.so,$(wildcard tests/fault/preload_*.c))
 
-.PHONY: all bins tests benches deps demo check check-short check-long bench fuzz install uninstall clean help format check-format lint
+.PHONY: all bins tests benches fuzzers deps demo check check-run check-static check-long bench fuzz install uninstall clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -61,6 +65,7 @@ all: deps
 bins: $(bins)
 tests: bins $(tests_unit) $(tests_scen) $(preloads)
 benches: bins $(benches)
+fuzzers: $(fuzzers)
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +74,69 @@ help:
 ## deps        install what building needs (Debian packages); says what, asks for root only then
 deps:
 	$(Q)tests/deps.sh
+
+## demo        one engine computes a long prompt, others start from it: real model, real daemon
+demo: deps
+	+$(Q)$(MAKE) bins
+	$(Q)tests/demo.sh $(B)
+
+## check       all tests: gcc, clang, ASan+UBSan, TSan, style, documentation
+check: deps
+	+$(Q)$(MAKE) check-static
+	+$(Q)$(MAKE) tests
+	+$(Q)$(MAKE) CC=clang tests
+	+$(Q)$(MAKE) SAN=address tests
+	+$(Q)$(MAKE) SAN=thread tests
+	$(Q)tests/run.sh build/check.log gcc:$(B) address:build/address-$(notdir $(CC)) thread:build/thread-$(notdir $(CC))
+
+check-static: bins
+	$(Q)for t in tests/check_*.sh; do $$t || exit 1; done
+	$(Q)git ls-files '*.c' '*.h' | xargs clang-format --dry-run -Werror
+
+## check-long  the storm, for minutes, under ASan and TSan
+check-long: deps
+	+$(Q)$(MAKE) SAN=address tests
+	+$(Q)$(MAKE) SAN=thread tests
+	$(Q)for v in address thread; do STORM_SEC=$${STORM_SEC:-300} build/$$v-gcc/tests/fault/test_storm || exit 1; done
+
+## bench       measure against the machine's limits; writes build/bench.json (BENCH_QUICK=1: short)
+bench: deps
+	+$(Q)$(MAKE) benches
+	$(Q)tests/bench/run.sh $(B)
+
+## fuzz        every fuzz target for FUZZ_SEC seconds (default 30)
+fuzz: deps
+	+$(Q)$(MAKE) CC=clang SAN=fuzzer fuzzers
+	$(Q)tests/fuzz/run.sh
+
+## format      clang-format everything
+format:
+	$(Q)git ls-files '*.c' '*.h' | xargs clang-format -i
+
+## install     to $(DESTDIR)$(PREFIX): daemon, CLI, libraries, header, .pc, man pages, completions
+install: bins
+	install -d $(addprefix $(DESTDIR),$(SBINDIR) $(BINDIR) $(LIBDIR)/pkgconfig $(INCLUDEDIR) $(BASHDIR) $(ZSHDIR))
+	install -m 755 $(B)/kvtierd $(DESTDIR)$(SBINDIR)/
+	install -m 755 $(B)/kvtierctl $(DESTDIR)$(BINDIR)/
+	install -m 755 $(B)/$(so) $(DESTDIR)$(LIBDIR)/
+	ln -sf $(so) $(DESTDIR)$(LIBDIR)/libkvtier.so.$(MAJOR)
+	ln -sf $(so) $(DESTDIR)$(LIBDIR)/libkvtier.so
+	install -m 644 $(B)/libkvtier.a $(DESTDIR)$(LIBDIR)/
+	install -m 644 $(G)/include/kvtier.h $(DESTDIR)$(INCLUDEDIR)/
+	sed 's|@PREFIX@|$(PREFIX)|;s|@LIBDIR@|$(LIBDIR)|;s|@INCLUDEDIR@|$(INCLUDEDIR)|;s|@VERSION@|$(MAJOR).$(MINOR).$(PATCH)|' \
+		libclient/libkvtier.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/libkvtier.pc
+	$(Q)for s in 1 3 5 7 8; do install -d $(DESTDIR)$(MANDIR)/man$$s; install -m 644 man/*.$$s $(DESTDIR)$(MANDIR)/man$$s/; done
+	$(B)/kvtierctl completion bash > $(DESTDIR)$(BASHDIR)/kvtierctl
+	$(B)/kvtierctl completion zsh > $(DESTDIR)$(ZSHDIR)/_kvtierctl
+
+uninstall:
+	rm -f $(DESTDIR)$(SBINDIR)/kvtierd $(DESTDIR)$(BINDIR)/kvtierctl $(DESTDIR)$(LIBDIR)/libkvtier.so* $(DESTDIR)$(LIBDIR)/libkvtier.a \
+		$(DESTDIR)$(INCLUDEDIR)/kvtier.h $(DESTDIR)$(LIBDIR)/pkgconfig/libkvtier.pc $(DESTDIR)$(BASHDIR)/kvtierctl $(DESTDIR)$(ZSHDIR)/_kvtierctl \
+		$(foreach p,$(notdir $(wildcard man/*.[13578])),$(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $(p)))/$(p))
+
+## clean       remove build/
+clean:
+	rm -rf build
 
 # generated sources
 $(G)/proto/kvtier.pb-c.c: proto/kvtier.proto
@@ -115,9 +183,8 @@ $(B)/tests/%: $(B)/tests/%.o $(tests_lib) $(daemon_objs) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_DAEMON) -ljansson -lcmocka -lhiredis -lm
 $(B)/tests/fault/preload_%.so: $(B)/tests/fault/preload_%.o
 	$(link) -shared $^ -o $@ -ldl -lpthread
-build/fuzz/%: tests/fuzz/%.c $(gen)
-	@mkdir -p $(@D)
-	@echo "  FUZZ    $@"
-	$(Q)clang $(ALL_CFLAGS) -fsanitize=fuzzer,address,undefined $< $(src_daemon) $(src_lib) $(filter-out %/main.c,$(src_llm)) \
-		$(G)/proto/kvtier.pb-c.c -o $@ $(LIBS_DAEMON) -lopenblas -ljansson -lm
+# fuzzers share objects that are instrumented once
+build/fuzz/%: build/fuzzer-clang/tests/fuzz/%.o $(fuzz_objs)
+	@mkdir -p $(@D); echo "  LD      $@"
+	$(Q)clang -fsanitize=fuzzer,address,undefined $^ -o $@ $(LIBS_DAEMON) -lopenblas -ljansson -lm
 -include $(shell find build -name '*.d' 2>/dev/null)
