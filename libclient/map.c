@@ -209,8 +209,10 @@ static void map_then(kvt_op *op)
 static int map_start(kvt_op *op)
 {
         op->i_next = 0;
+        if (!op->n_keys)
+                return 0;
         memset(op->mappings, 0, op->n_keys * sizeof(*op->mappings));
-        return op->n_keys ? map_next(op) : 0;
+        return map_next(op);
 }
 
 static void map_deinit(kvt_op *op)
