@@ -112,7 +112,7 @@ bool engine_pass(struct engine *e)
 void engine_settle_space(struct engine *e, struct space *s)
 {
         if (!s->n_blocks && !s->n_open)
-                space_free(&e->tenants, s);
+                space_forget(&e->tenants, s);
 }
 
 /* One block without children. */

@@ -18,7 +18,7 @@ void tenants_deinit(struct tenants *t)
         list_for_each_safe(s, &t->spaces, struct space, link) {
                 s->n_blocks = 0;
                 s->n_open = 0;
-                space_free(t, s);
+                space_forget(t, s);
         }
         list_for_each_safe(n, &t->all, struct tenant, link) {
                 list_for_each_safe(c, &n->classes, struct slab_class, link) {
@@ -146,7 +146,7 @@ struct space *space_find(const struct tenants *t, const struct tenant *tenant, u
         return s && s->tenant == tenant ? s : NULL;
 }
 
-void space_free(struct tenants *t, struct space *s)
+void space_forget(struct tenants *t, struct space *s)
 {
         ASSERT(!s->n_blocks && !s->n_open);
         t->by_id[s->id] = NULL;

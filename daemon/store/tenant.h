@@ -81,7 +81,7 @@ static inline struct space *space_at(const struct tenants *t, uint32_t id)
         return t->by_id[id];
 }
 /* Forgets a space without blocks that nobody has open. */
-void space_free(struct tenants *t, struct space *s);
+void space_forget(struct tenants *t, struct space *s);
 
 static inline uint64_t tenant_room(const struct tenant *t)
 {
