@@ -83,8 +83,8 @@ run() {
 }
 
 tests/gen_gguf.py "$tmp/tiny.gguf" 1 || exit 1
-head -c 4000 LICENSE > "$tmp/prefix"
-head -c 7000 LICENSE > "$tmp/long"
+head -c 2500 LICENSE > "$tmp/prefix"
+head -c 3500 LICENSE > "$tmp/long"
 here="--kvtier $tmp/socket"
 # shellcheck disable=SC2086
 {
@@ -133,7 +133,7 @@ here="--kvtier $tmp/socket"
 	echo "and then?" >> "$tmp/dialogue"
 	run next $here -f "$tmp/dialogue" -n 20
 	run off_next --kvtier off -f "$tmp/dialogue" -n 20
-	check "the next turn reuses the answer of this one" "next.reused_tokens >= 4000 + 200 - 64 and same(next, off_next)"
+	check "the next turn reuses the answer of this one" "next.reused_tokens >= 2500 + 200 - 64 and same(next, off_next)"
 	mv "$tmp/seed1.gguf" "$tmp/tiny.gguf"
 
 	# two at once, on a prompt that is new to the daemon, then again
@@ -182,17 +182,17 @@ PY
 	fi
 
 	# the daemon dies under the engine
-	run off_d --kvtier off -f "$tmp/long" -p "and it dies" -n 300
-	for delay in 0.05 0.2 0.6; do
-		run "dying" $here -f "$tmp/long" -p "and it dies" -n 300 &
+	run off_d --kvtier off -f "$tmp/long" -p "and it dies" -n 200
+	for delay in 0.05 0.2 0.5; do
+		run "dying" $here -f "$tmp/long" -p "and it dies" -n 200 &
 		one=$!
 		sleep "$delay"
 		stop_daemon -KILL
 		wait "$one"
-		check "the engine survives the daemon, killed after $delay s" "same(dying, off_d)"
+		check "the engine survives the daemon, killed after $delay s" "same(dying, off_d) and (dying.cache_errors > 0 or dying.kvtier != 'on')"
 		start_daemon --host_bytes=256M
 	done
-	run again $here -f "$tmp/long" -p "and it dies" -n 300
+	run again $here -f "$tmp/long" -p "and it dies" -n 200
 	check "a new daemon is filled again" "again.kvtier == 'on' and again.cache_stored_blocks > 0 and same(again, off_d)"
 	kill -STOP "$daemon"
 	run stopped $here -f "$tmp/prefix" -p "first question" -n 20
@@ -203,7 +203,7 @@ PY
 	# too little room: blocks are refused or evicted, answers stay
 	start_daemon --host_bytes=16M
 	for i in 1 2; do
-		run "small$i" $here -f "$tmp/long" -p "and it dies" -n 300
+		run "small$i" $here -f "$tmp/long" -p "and it dies" -n 200
 		check "a cache that is too small changes nothing ($i)" "small$i.kvtier == 'on' and same(small$i, off_d)"
 	done
 	stop_daemon -TERM
