@@ -42,7 +42,7 @@ one() {
 	BUILD=$build KVTIERD=$PWD/$build/kvtierd timeout -k 5 300 "$@" > "$out" 2>&1 < /dev/null
 	status=$?
 	count "$out" "$status"
-	printf '%-8s %-32s %-34s %5.1f s\n' "$variant" "$(basename "$1")" "$counted" "$(echo "$(date +%s.%N) - $start" | bc)"
+	printf '%-8s %-32s %-34s %5.1f s\n' "$variant" "$(basename "$1")" "$counted" "$(awk "BEGIN {print $(date +%s.%N) - $start}")"
 	grep -iE '^(skip|\[ +SKIP)|skipped:' "$out" | sed 's/^/      /' | sort -u
 	if [ "$bad" -ne 0 ]; then
 		echo "      exit status $status:"

@@ -59,7 +59,8 @@ void engine_deinit(struct engine *e)
                 abandon_jobs(e, &e->queue.urgent);
                 abandon_jobs(e, &e->queue.submitted);
         }
-        list_for_each_safe(i, &e->incomplete, struct incomplete, link) {
+        list_for_each_safe(i, &e->incomplete, struct incomplete, link)
+        {
                 list_remove(&i->link);
                 free(i);
         }
@@ -205,11 +206,8 @@ void engine_purge(struct engine *e, struct tenant *t, struct space *s, uint64_t 
         }
         *ret_n_blocks = n - t->n_blocks;
         *ret_bytes = used - t->used_bytes;
-        list_for_each_safe(i, &e->tenants.spaces, struct space, link)
-                if (i->tenant == t)
-                        engine_settle_space(e, i);
-        list_for_each_safe(i, &t->empty, struct slab, link)
-                host_retire(&e->host, i);
+        list_for_each_safe(i, &e->tenants.spaces, struct space, link) if (i->tenant == t) engine_settle_space(e, i);
+        list_for_each_safe(i, &t->empty, struct slab, link) host_retire(&e->host, i);
 }
 
 int engine_watch_incomplete(struct engine *e, struct space *s, const uint8_t key[16])
@@ -234,7 +232,8 @@ uint64_t engine_deadline(const struct engine *e)
 
 void engine_expire(struct engine *e)
 {
-        list_for_each_safe(i, &e->incomplete, struct incomplete, link) {
+        list_for_each_safe(i, &e->incomplete, struct incomplete, link)
+        {
                 if (i->deadline_usec > e->now_usec)
                         break;
                 uint32_t b = blocks_find(&e->blocks, i->space, i->key);
@@ -303,8 +302,7 @@ static const char *audit_slabs(struct engine *e, struct audit *a)
                 return "bytes in slabs do not add up";
         if (a->used_bytes != e->host.tier.used_bytes)
                 return "used bytes do not add up";
-        list_for_each(t, &e->tenants.all, struct tenant, link)
-                held += t->held_bytes;
+        list_for_each(t, &e->tenants.all, struct tenant, link) held += t->held_bytes;
         if (held + e->host.spare_bytes > e->host.tier.held_bytes)
                 return "what tenants hold exceeds what the tier holds";
         return NULL;
@@ -329,7 +327,8 @@ void engine_audit(struct engine *e, struct audit *ret)
                         ret->error = "a block's parent is gone";
         }
         const char *error = audit_slabs(e, ret);
-        list_for_each(t, &e->tenants.all, struct tenant, link) {
+        list_for_each(t, &e->tenants.all, struct tenant, link)
+        {
                 leases += t->n_leases;
                 in_tenants += t->n_blocks;
         }

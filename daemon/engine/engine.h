@@ -16,8 +16,8 @@ struct engine {
         struct workers *workers;
         struct pool xfers;
         struct list incomplete; /* of struct incomplete, oldest first: blocks whose shards may never come */
-        bool above_mark;        /* background eviction is on its way from the high mark to the low one */
-        uint64_t now_usec;      /* of this pass */
+        bool above_mark; /* background eviction is on its way from the high mark to the low one */
+        uint64_t now_usec; /* of this pass */
         uint32_t now_sec;
         /* told on the loop when a block can be matched from now on, and when no longer */
         void (*on_stored)(struct engine *e, struct space *s, const uint8_t key[16]);

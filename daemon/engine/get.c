@@ -91,7 +91,8 @@ static void get_done(struct engine *e, struct xfer *x, void *arg)
         g->done(e, g, x->result);
 }
 
-int get_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging, uint64_t offset)
+int get_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging,
+              uint64_t offset)
 {
         uint32_t i = get_block_used(e, s, key);
         struct xfer *x;

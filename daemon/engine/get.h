@@ -15,6 +15,7 @@ struct get {
         void (*done)(struct engine *e, struct get *g, int status);
 };
 /* Copies a part into staging. Returns a status, or PUT_PENDING: done() is called later. */
-int get_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging, uint64_t offset);
+int get_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging,
+              uint64_t offset);
 /* Reads a block's parts again, and takes the block out if one does not match its checksum. Returns 0 or KVT_E_MISS, KVT_E_AGAIN. */
 int get_verify(struct engine *e, struct space *s, const uint8_t key[16]);

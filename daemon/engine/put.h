@@ -18,7 +18,7 @@ struct put {
         struct staging *staging;
         uint64_t offset;
         struct location reserved; /* slab 0: none; consumed whatever the outcome */
-        struct xfer *xfer;        /* while it fills */
+        struct xfer *xfer; /* while it fills */
         bool cancelled;
         void (*done)(struct engine *e, struct put *p, int status);
 };

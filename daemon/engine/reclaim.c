@@ -3,8 +3,8 @@
 #include "daemon/policy/quota.h"
 
 enum {
-        MAX_STEPS = 4096,     /* evictions for one reservation */
-        LOOK_STEPS = 256,     /* cold blocks looked at to find a slab that can be emptied */
+        MAX_STEPS = 4096, /* evictions for one reservation */
+        LOOK_STEPS = 256, /* cold blocks looked at to find a slab that can be emptied */
         BACKGROUND_STEPS = 64,
 };
 
@@ -46,6 +46,22 @@ static struct slab *coldest_slab(struct engine *e, struct tenant *t)
         return NULL;
 }
 
+/* Leases stand in the way of every slab of t: takes one out of use, so that it comes free when they end. Otherwise a tenant that renews leases
+ * on something everywhere could keep what is beyond its share. */
+static void condemn_slab(struct engine *e, struct tenant *t)
+{
+        struct slab *most = NULL;
+
+        if (t->condemned)
+                return;
+        list_for_each(c, &t->classes, struct slab_class, link) for (int full = 0; full < 2; full++)
+                list_for_each(s, full ? &c->full : &c->partial, struct slab, link) if (!most || s->bytes > most->bytes) most = s;
+        if (most) {
+                host_condemn(&e->host, most);
+                empty_out(e, most);
+        }
+}
+
 static bool give_empty_slab(struct engine *e, struct tenant *t)
 {
         struct slab *s = list_first(&t->empty, struct slab, link);
@@ -56,16 +72,19 @@ static bool give_empty_slab(struct engine *e, struct tenant *t)
         return true;
 }
 
-/* Takes one slab from t. Returns 0 if memory came free, else why not. */
-static int take_slab(struct engine *e, struct tenant *t)
+/* Takes one slab from t, for itself or for another. Returns 0 if memory came free, else why not. */
+static int take_slab(struct engine *e, struct tenant *t, bool for_another)
 {
         uint64_t held = e->host.tier.held_bytes;
         struct slab *s;
 
         if (!give_empty_slab(e, t)) {
                 s = coldest_slab(e, t);
-                if (!s)
+                if (!s) {
+                        if (for_another)
+                                condemn_slab(e, t);
                         return t->n_leases ? KVT_E_AGAIN_LEASED : KVT_E_AGAIN;
+                }
                 empty_out(e, s);
                 if (s->n_used)
                         return KVT_E_AGAIN_LEASED;
@@ -82,7 +101,7 @@ static int reclaim_within(struct engine *e, struct tenant *t, uint64_t slot_byte
         struct slab *s;
 
         if (!list_empty(&t->empty)) /* of a size or a past that does not fit */
-                return take_slab(e, t);
+                return take_slab(e, t, false);
         if (i == POOL_NONE)
                 return t->n_leases ? KVT_E_AGAIN_LEASED : refused;
         if (slab_of_block(e, i)->slot_bytes == slot_bytes) {
@@ -115,7 +134,7 @@ static int make_room(struct engine *e, struct tenant *t, uint64_t slot_bytes, in
                 return t->n_leases ? KVT_E_AGAIN_LEASED : r;
         if (victim == t)
                 return reclaim_within(e, t, slot_bytes, r);
-        int other = take_slab(e, victim);
+        int other = take_slab(e, victim, true);
         /* another tenant's leases must not starve this one while it has something of its own to give */
         return other != 0 && t->lru_cold != POOL_NONE ? reclaim_within(e, t, slot_bytes, r) : other;
 }
@@ -146,7 +165,7 @@ int reclaim_charge(struct engine *e, struct tenant *t, uint64_t bytes)
                 struct tenant *victim = r == KVT_E_QUOTA ? t : quota_victim(&e->tenants, t);
                 if (!victim)
                         return r;
-                int made = take_slab(e, victim);
+                int made = take_slab(e, victim, victim != t);
                 if (made != 0)
                         return made == KVT_E_AGAIN && r == KVT_E_QUOTA && !victim->n_blocks ? r : made;
         }

@@ -39,9 +39,9 @@ struct xfer {
         struct location at;
         struct slab *slab;
         uint32_t slot;
-        int result;          /* 0 or KVT_E_* */
+        int result; /* 0 or KVT_E_* */
         struct list waiters; /* PUT: of struct put, offered under the same key meanwhile */
-        struct put *put;     /* borrowed; NULL once its request gave up */
+        struct put *put; /* borrowed; NULL once its request gave up */
         void (*done)(struct engine *e, struct xfer *x, void *arg);
         void *arg;
 };

@@ -6,8 +6,7 @@ uint64_t quota_soft(const struct tenants *all, const struct tenant *t)
 
         if (t->soft_bytes)
                 return t->soft_bytes;
-        list_for_each(i, &all->all, struct tenant, link)
-                n += i == t || i->held_bytes > 0 || i->n_sessions > 0;
+        list_for_each(i, &all->all, struct tenant, link) n += i == t || i->held_bytes > 0 || i->n_sessions > 0;
         return all->host_bytes / MAX(n, 1u);
 }
 
@@ -18,15 +17,16 @@ struct tenant *quota_victim(const struct tenants *all, struct tenant *needy)
 
         if (needy && needy->lru_cold && needy->held_bytes > quota_soft(all, needy))
                 return needy;
-        list_for_each(t, &all->all, struct tenant, link) {
+        list_for_each(t, &all->all, struct tenant, link)
+        {
                 uint64_t soft = quota_soft(all, t);
-                if (!t->lru_cold)
+                if (!t->lru_cold && (!needy || t == needy))
                         continue;
                 if (t->held_bytes > soft && t->held_bytes - soft > over) {
                         over = t->held_bytes - soft;
                         furthest = t;
                 }
-                if (!largest || t->held_bytes > largest->held_bytes)
+                if (t->lru_cold && (!largest || t->held_bytes > largest->held_bytes))
                         largest = t;
         }
         if (furthest)

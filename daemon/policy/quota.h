@@ -5,6 +5,7 @@
 
 /* What a tenant may hold before others have a claim on it. */
 uint64_t quota_soft(const struct tenants *all, const struct tenant *t);
-/* The tenant that gives so that needy (NULL: anyone) gets room: needy itself once it is over its soft quota, else the one furthest over its
- * own, else needy itself if it holds blocks, else the one that holds most. NULL: nobody has any. */
+/* The tenant that gives so that needy (NULL: anyone) gets room: needy itself once it is over its soft quota and has something to evict, else the
+ * one furthest over its own (for another also if leases cover all it has: they end), else needy itself if it can, else the one that holds most.
+ * NULL: nobody has anything to give. */
 struct tenant *quota_victim(const struct tenants *all, struct tenant *needy);

@@ -5,7 +5,7 @@
 #include "daemon/serve/request.h"
 #include "daemon/util/metrics.h"
 
-enum { KEYS_MAX = sizeof((struct subscription *)0)->stored / 16 };
+enum { KEYS_MAX = sizeof((struct subscription *)0)->stored / 16, PER_SESSION = 16 };
 
 void request_events(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
 {
@@ -13,12 +13,20 @@ void request_events(struct session *c, uint32_t id, const void *message, const u
         Kvtier__EventsReply reply = KVTIER__EVENTS_REPLY__INIT;
         struct space *s = request_space(c, id, m->space);
         struct subscription *found = NULL;
+        unsigned n = 0;
 
         if (!s)
                 return;
         list_for_each(i, &c->server->subscriptions, struct subscription, link)
+        {
+                n += i->session == c;
                 if (i->session == c && i->space == s->id)
                         found = i;
+        }
+        if (m->on && !found && n == PER_SESSION) {
+                session_error(c, id, KVT_E_LIMIT, "a session watches at most 16 spaces");
+                return;
+        }
         if (m->on && !found) {
                 found = new0(struct subscription, 1);
                 if (!found) {
@@ -42,7 +50,8 @@ void request_events(struct session *c, uint32_t id, const void *message, const u
 
 void event_end_all(struct session *c)
 {
-        list_for_each_safe(i, &c->server->subscriptions, struct subscription, link) {
+        list_for_each_safe(i, &c->server->subscriptions, struct subscription, link)
+        {
                 if (i->session != c)
                         continue;
                 struct space *s = space_at(&c->server->engine.tenants, i->space);
@@ -58,7 +67,8 @@ static void note(struct server *sv, struct space *s, const uint8_t key[16], bool
 {
         if (!s->n_subscribers)
                 return;
-        list_for_each(i, &sv->subscriptions, struct subscription, link) {
+        list_for_each(i, &sv->subscriptions, struct subscription, link)
+        {
                 if (i->space != s->id)
                         continue;
                 uint32_t *n = stored ? &i->n_stored : &i->n_removed;
@@ -83,7 +93,8 @@ void event_removed(struct engine *e, struct space *s, const uint8_t key[16])
 
 void event_flush(struct server *s)
 {
-        list_for_each(i, &s->subscriptions, struct subscription, link) {
+        list_for_each(i, &s->subscriptions, struct subscription, link)
+        {
                 Kvtier__Event m = KVTIER__EVENT__INIT;
                 if ((!i->n_stored && !i->n_removed && !i->n_lost) || !list_empty(&i->session->queue))
                         continue;
@@ -102,7 +113,6 @@ void event_draining(struct server *s)
         Kvtier__Event m = KVTIER__EVENT__INIT;
 
         m.draining = true;
-        list_for_each(c, &s->sessions, struct session, link)
-                if (c->state == SESSION_READY)
-                        session_send(c, KVT_MSG_EVENT, 0, &m.base, NULL, 0);
+        list_for_each(c, &s->sessions, struct session, link) if (c->state == SESSION_READY)
+                session_send(c, KVT_MSG_EVENT, 0, &m.base, NULL, 0);
 }

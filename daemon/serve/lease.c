@@ -98,10 +98,8 @@ void reservation_end(struct server *s, struct reservation *r)
 
 void lease_end_all(struct session *c)
 {
-        list_for_each_safe(l, &c->leases, struct lease, session_link)
-                lease_end(c->server, l);
-        list_for_each_safe(r, &c->reservations, struct reservation, session_link)
-                reservation_end(c->server, r);
+        list_for_each_safe(l, &c->leases, struct lease, session_link) lease_end(c->server, l);
+        list_for_each_safe(r, &c->reservations, struct reservation, session_link) reservation_end(c->server, r);
 }
 
 uint64_t lease_deadline(const struct server *s)
@@ -114,13 +112,15 @@ uint64_t lease_deadline(const struct server *s)
 
 void lease_expire(struct server *s)
 {
-        list_for_each_safe(l, &s->lease_order, struct lease, order_link) {
+        list_for_each_safe(l, &s->lease_order, struct lease, order_link)
+        {
                 if (l->deadline_usec > s->engine.now_usec)
                         break;
                 metrics.c_leases_expired++;
                 lease_end(s, l);
         }
-        list_for_each_safe(r, &s->reservation_order, struct reservation, order_link) {
+        list_for_each_safe(r, &s->reservation_order, struct reservation, order_link)
+        {
                 if (r->deadline_usec > s->engine.now_usec)
                         break;
                 metrics.c_put_timeouts++;

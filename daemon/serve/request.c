@@ -55,7 +55,8 @@ void request_handle(struct session *c, const uint8_t *bytes, size_t n)
                 return;
         }
         if ((c->state == SESSION_GREETING) != !!(table[f.type].flags & BEFORE_HELLO)) {
-                bad_frame(c, f.request_id, KVT_E_BAD_TYPE, c->state == SESSION_GREETING ? "the first message must be a hello" : "second hello");
+                bad_frame(c, f.request_id, KVT_E_BAD_TYPE,
+                          c->state == SESSION_GREETING ? "the first message must be a hello" : "second hello");
                 return;
         }
         if (c->state == SESSION_READY && f.version != c->version) {
@@ -78,13 +79,20 @@ void request_handle(struct session *c, const uint8_t *bytes, size_t n)
 
 void request_orphan(struct session *c)
 {
-        list_for_each(r, &c->server->requests, struct request, link) {
+        list_for_each(r, &c->server->requests, struct request, link)
+        {
                 if (r->session != c)
                         continue;
                 r->session = NULL;
-                for (uint32_t i = 0; i < r->n_items; i++) /* parts named in a commit are whole: they go on. Copies out are of use to nobody. */
-                        if (r->items[i].pending && r->type == KVT_MSG_GET && r->items[i].get.xfer)
+                for (uint32_t i = 0; i < r->n_items; i++) {
+                        if (!r->items[i].pending)
+                                continue;
+                        if (r->type == KVT_MSG_GET && r->items[i].get.xfer)
                                 xfer_cancel(r->items[i].get.xfer);
+                        /* A part that is being copied was offered whole, and goes on; one that waits would need the staging that goes now. */
+                        if (r->type == KVT_MSG_PUT_COMMIT && !r->items[i].put.xfer)
+                                put_cancel(&r->items[i].put);
+                }
         }
 }
 

@@ -86,8 +86,7 @@ static void stat_all(struct server *s, Kvtier__StatReply *r, Kvtier__Tier *tier,
         r->n_reservations = s->reservations.n_used;
         r->n_xfers = e->xfers.n_used;
         r->staging_bytes = t->held_bytes - t->slab_bytes;
-        list_for_each(n, &e->tenants.all, struct tenant, link)
-                r->n_blocks += n->n_blocks;
+        list_for_each(n, &e->tenants.all, struct tenant, link) r->n_blocks += n->n_blocks;
         tier->capacity_bytes = t->capacity_bytes;
         tier->slab_bytes = t->slab_bytes;
         tier->used_bytes = t->used_bytes;
@@ -149,7 +148,8 @@ static void list_tenants(struct session *c, uint32_t id, const Kvtier__ListReque
         uint64_t last = 0;
 
         reply.tenants = ep;
-        list_for_each(t, &c->server->engine.tenants.all, struct tenant, link) {
+        list_for_each(t, &c->server->engine.tenants.all, struct tenant, link)
+        {
                 if (!visible(c, t) || t->id <= m->cursor)
                         continue;
                 if (reply.n_tenants == MIN(m->limit ?: LIST_MAX, (uint32_t)LIST_MAX)) {
@@ -204,7 +204,8 @@ static void list_spaces(struct session *c, uint32_t id, const Kvtier__ListReques
         uint64_t last = 0;
 
         reply.spaces = ep;
-        list_for_each(s, &c->server->engine.tenants.spaces, struct space, link) {
+        list_for_each(s, &c->server->engine.tenants.spaces, struct space, link)
+        {
                 if (!visible(c, s->tenant) || s->id <= m->cursor || (m->space && s->id != m->space))
                         continue;
                 if (reply.n_spaces == MIN(m->limit ?: LIST_MAX, (uint32_t)LIST_MAX)) {
@@ -265,7 +266,8 @@ static void list_sessions(struct session *c, uint32_t id, const Kvtier__ListRequ
         uint64_t last = 0;
 
         reply.sessions = ep;
-        list_for_each(o, &c->server->sessions, struct session, link) {
+        list_for_each(o, &c->server->sessions, struct session, link)
+        {
                 if (o->state == SESSION_CLOSED || !visible(c, o->tenant) || o->id <= m->cursor)
                         continue;
                 if (reply.n_sessions == MIN(m->limit ?: LIST_MAX, (uint32_t)LIST_MAX)) {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "daemon/engine/reclaim.h"
+#include "daemon/policy/quota.h"
 #include "daemon/serve/request.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/log.h"
@@ -15,8 +16,8 @@ void request_hello(struct session *c, uint32_t id, const void *message, const ui
 
         if (m->version_min > KVT_PROTO_MAX || m->version_max < KVT_PROTO_MIN || m->version_min > m->version_max) {
                 char text[128];
-                snprintf(text, sizeof text, "this kvtierd speaks protocol versions %d to %d, the library %u to %u", KVT_PROTO_MIN, KVT_PROTO_MAX,
-                         m->version_min, m->version_max);
+                snprintf(text, sizeof text, "this kvtierd speaks protocol versions %d to %d, the library %u to %u", KVT_PROTO_MIN,
+                         KVT_PROTO_MAX, m->version_min, m->version_max);
                 session_error(c, id, KVT_E_VERSION, text);
                 session_close(c, text);
                 return;
@@ -96,8 +97,8 @@ void request_space_open(struct session *c, uint32_t id, const void *message, con
                 why = "a part would fill more than half of the host tier";
         }
         if (r == 0)
-                r = space_open(&sv->engine.tenants, c->tenant, m->name, m->salt.data, m->salt.len, &g, (uint32_t)sv->conf.p.max_spaces_tenant, &s,
-                               &created);
+                r = space_open(&sv->engine.tenants, c->tenant, m->name, m->salt.data, m->salt.len, &g,
+                               (uint32_t)sv->conf.p.max_spaces_tenant, &s, &created);
         geometry_deinit(&g);
         if (r == 0 && !remember_space(c, s)) {
                 engine_settle_space(&sv->engine, s);
@@ -129,8 +130,11 @@ void request_staging_open(struct session *c, uint32_t id, const void *message, c
                 session_error(c, id, KVT_E_AGAIN, "descriptors are not acknowledged yet");
                 return;
         }
-        bytes = MIN(bytes, MAX(align_up(c->tenant->hard_bytes / 4, 4096), 4096ull)); /* a small quota is not all staging */
-        r = reclaim_charge(&s->engine, c->tenant, bytes);
+        /* One session takes at most a quarter, all sessions at most half of what the tenant may count on. */
+        uint64_t share = MIN(c->tenant->hard_bytes, quota_soft(&s->engine.tenants, c->tenant)) / 8192 * 4096;
+        bytes = MIN(bytes, MAX(share / 2 / 4096 * 4096, 4096ull));
+        bytes = MIN(bytes, share > c->tenant->staging_bytes ? share - c->tenant->staging_bytes : 0);
+        r = bytes ? reclaim_charge(&s->engine, c->tenant, bytes) : KVT_E_QUOTA;
         if (r == 0)
                 r = staging_new(&c->staging, &s->engine, c->tenant, bytes);
         if (r != 0) {

@@ -267,7 +267,8 @@ void request_explain(struct session *c, uint32_t id, const void *message, const 
         if (reply.why == KVTIER__WHY__WHY_RESIDENT)
                 snprintf(text, sizeof text, "The block is stored whole in the host tier: %u hits, %u leases.", entry.hits, entry.leases);
         else if (reply.why == KVTIER__WHY__WHY_FILLING)
-                snprintf(text, sizeof text, "%u of %u parts are stored; the others are missing or being written.", entry.n_parts, s->geometry.n_shards);
+                snprintf(text, sizeof text, "%u of %u parts are stored; the others are missing or being written.", entry.n_parts,
+                         s->geometry.n_shards);
         else
                 snprintf(text, sizeof text, "%s", why_texts[reply.why]);
         reply.text = text;

@@ -212,7 +212,12 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
                 const uint8_t *parent = i ? m->keys.data + 16 * (i - 1) : m->parent.data;
                 int status = 0;
 
-                *p = (struct put){.space = s, .shard = m->shard, .replace = m->replace, .staging = c->staging, .offset = nth(&m->offsets, i), .done = on_put_done};
+                *p = (struct put){.space = s,
+                                  .shard = m->shard,
+                                  .replace = m->replace,
+                                  .staging = c->staging,
+                                  .offset = nth(&m->offsets, i),
+                                  .done = on_put_done};
                 list_init(&p->link);
                 if (m->reservations.len) {
                         status = take_reservation(c, s, nth(&m->reservations, i), p);
@@ -265,7 +270,8 @@ void request_get(struct session *c, uint32_t id, const void *message, const uint
         for (uint32_t i = 0; i < n; i++) {
                 struct get *g = &r->items[i].get;
                 *g = (struct get){.done = on_get_done};
-                item_started(&r->items[i], get_start(&c->server->engine, g, s, m->shard, m->keys.data + 16 * i, c->staging, nth(&m->offsets, i)));
+                item_started(&r->items[i],
+                             get_start(&c->server->engine, g, s, m->shard, m->keys.data + 16 * i, c->staging, nth(&m->offsets, i)));
         }
         request_unpend(r);
 }
@@ -274,7 +280,8 @@ void request_cancel(struct session *c, uint32_t id, const void *message, const u
 {
         const Kvtier__CancelRequest *m = message;
 
-        list_for_each(r, &c->server->requests, struct request, link) {
+        list_for_each(r, &c->server->requests, struct request, link)
+        {
                 if (r->session != c || r->id != m->request_id)
                         continue;
                 for (uint32_t i = 0; i < r->n_items; i++) {

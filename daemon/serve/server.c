@@ -48,24 +48,23 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *arg)
         engine_tick(&s->engine);
         lease_expire(s);
         engine_expire(&s->engine);
-        list_for_each_safe(c, &s->greeting, struct session, greet_link) {
+        list_for_each_safe(c, &s->greeting, struct session, greet_link)
+        {
                 if (c->opened_usec + s->conf.p.hello_timeout_usec > s->engine.now_usec)
                         break;
                 session_close(c, "it never said hello");
         }
         if (s->retry_usec && s->retry_usec <= s->engine.now_usec) {
                 s->retry_usec = 0;
-                list_for_each(c, &s->sessions, struct session, link)
-                        if (c->stuck)
-                                session_retry(c);
+                list_for_each(c, &s->sessions, struct session, link) if (c->stuck) session_retry(c);
         }
-        list_for_each_safe(b, &s->engine.host.retired, struct slab, link) {
+        list_for_each_safe(b, &s->engine.host.retired, struct slab, link)
+        {
                 if (!b->n_holders || b->retired_usec + s->conf.p.put_timeout_usec > s->engine.now_usec)
                         continue;
                 uint32_t id = b->id;
-                list_for_each_safe(c, &s->sessions, struct session, link)
-                        if (c->state != SESSION_CLOSED && session_has_slab(c, id))
-                                session_close(c, "it kept the map of a retired slab");
+                list_for_each_safe(c, &s->sessions, struct session, link) if (c->state != SESSION_CLOSED && session_has_slab(c, id))
+                        session_close(c, "it kept the map of a retired slab");
                 break; /* the list changed; the timer is armed again */
         }
         return 0;
@@ -78,9 +77,8 @@ static uint64_t next_deadline(struct server *s)
 
         if (c)
                 d = MIN(d, c->opened_usec + s->conf.p.hello_timeout_usec);
-        list_for_each(b, &s->engine.host.retired, struct slab, link)
-                if (b->n_holders)
-                        d = MIN(d, b->retired_usec + s->conf.p.put_timeout_usec);
+        list_for_each(b, &s->engine.host.retired, struct slab, link) if (b->n_holders) d =
+                MIN(d, b->retired_usec + s->conf.p.put_timeout_usec);
         if (s->retry_usec)
                 d = MIN(d, s->retry_usec);
         if (s->draining)
@@ -104,9 +102,7 @@ static void server_pass(struct server *s)
 {
         if (s->more) {
                 s->more = false;
-                list_for_each_safe(c, &s->sessions, struct session, link)
-                        if (c->state == SESSION_CLOSED)
-                                session_free(c);
+                list_for_each_safe(c, &s->sessions, struct session, link) if (c->state == SESSION_CLOSED) session_free(c);
         }
         if (!list_empty(&s->subscriptions))
                 event_flush(s);
@@ -146,9 +142,8 @@ static void on_retired(struct slab *b, void *arg)
         b->retired_usec = s->engine.now_usec;
         m.n_slabs = 1;
         m.slabs = &b->id;
-        list_for_each(c, &s->sessions, struct session, link)
-                if (c->state != SESSION_CLOSED && session_has_slab(c, b->id))
-                        session_send(c, KVT_MSG_SLAB_RETIRED, 0, &m.base, NULL, 0);
+        list_for_each(c, &s->sessions, struct session, link) if (c->state != SESSION_CLOSED && session_has_slab(c, b->id))
+                session_send(c, KVT_MSG_SLAB_RETIRED, 0, &m.base, NULL, 0);
 }
 
 static int on_signal(sd_event_source *source, const struct signalfd_siginfo *si, void *arg)
@@ -187,7 +182,8 @@ void server_reload(struct server *s, const char *path, const struct conf_flag *f
                 const char *differs = fresh.p.socket ? conf_reload(&s->conf, &fresh) : NULL;
                 tenants_configure(&s->engine.tenants, &s->conf);
                 log_set_level(s->conf.p.log_level);
-                log_info("Configuration reloaded%s%s%s", differs ? "; '" : "", differs ?: "", differs ? "' and others like it take a restart" : "");
+                log_info("Configuration reloaded%s%s%s", differs ? "; '" : "", differs ?: "",
+                         differs ? "' and others like it take a restart" : "");
                 conf_deinit(&fresh);
         }
         sd_notify(0, "READY=1");
@@ -276,7 +272,8 @@ int server_init(struct server *s, struct conf *conf)
 void server_deinit(struct server *s)
 {
         if (s->sessions.next) {
-                list_for_each_safe(c, &s->sessions, struct session, link) {
+                list_for_each_safe(c, &s->sessions, struct session, link)
+                {
                         session_close(c, NULL);
                         session_free(c);
                 }

@@ -18,22 +18,22 @@ struct server {
         sd_event *event;
         sd_event_source *listen_source, *queue_source, *timer;
         int listen_fd, lock_fd, reserve_fd; /* reserve: closed to be able to accept and refuse when out of descriptors */
-        uint64_t armed_usec;                /* the timer is set to */
-        uint64_t retry_usec;                /* when to try sessions again that are stuck; 0: none is */
-        struct list sessions;               /* of struct session, all */
-        struct list greeting;               /* of struct session, no hello yet, oldest first */
+        uint64_t armed_usec; /* the timer is set to */
+        uint64_t retry_usec; /* when to try sessions again that are stuck; 0: none is */
+        struct list sessions; /* of struct session, all */
+        struct list greeting; /* of struct session, no hello yet, oldest first */
         uint32_t n_sessions;
         uint64_t last_session;
         struct pool leases, reservations;
         struct list lease_order, reservation_order; /* by deadline */
-        uint64_t serial;                            /* of leases and reservations */
-        struct list subscriptions;                  /* of struct subscription */
-        struct list requests;                       /* of struct request: transfers under way for clients */
+        uint64_t serial; /* of leases and reservations */
+        struct list subscriptions; /* of struct subscription */
+        struct list requests; /* of struct request: transfers under way for clients */
         bool draining, more, stop;
         uint64_t drain_deadline_usec, started_usec, poll_until_usec;
         uint8_t boot_token[16];
         uint8_t *in, *out; /* owned; one packet each way */
-        uint8_t *arena;    /* owned; what the message at hand unpacks to */
+        uint8_t *arena; /* owned; what the message at hand unpacks to */
         size_t n_arena;
         ProtobufCAllocator allocator;
 };

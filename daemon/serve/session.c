@@ -323,7 +323,8 @@ void session_park(struct session *c, const uint8_t *bytes, size_t n, uint32_t sl
 
 void session_unpark(struct server *s, uint32_t slab)
 {
-        list_for_each_safe(c, &s->sessions, struct session, link) {
+        list_for_each_safe(c, &s->sessions, struct session, link)
+        {
                 if (c->state == SESSION_CLOSED || !c->parked || c->parked_slab != slab)
                         continue;
                 _cleanup_(freep) uint8_t *packet = TAKE_PTR(c->parked);

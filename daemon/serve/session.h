@@ -20,7 +20,7 @@ struct packet { /* in the send queue */
 };
 
 struct session {
-        struct list link;       /* in server.sessions */
+        struct list link; /* in server.sessions */
         struct list greet_link; /* in server.greeting */
         struct server *server;
         uint64_t id;
@@ -29,8 +29,8 @@ struct session {
         uint8_t state;
         uint8_t version;
         bool fds_outstanding; /* one fd-bearing packet is not acknowledged */
-        bool stuck;           /* the kernel takes no more descriptors in flight: the queue waits for the timer */
-        bool privileged;      /* root, or the daemon's own user */
+        bool stuck; /* the kernel takes no more descriptors in flight: the queue waits for the timer */
+        bool privileged; /* root, or the daemon's own user */
         struct tenant *tenant;
         pid_t pid;
         uid_t uid;
@@ -45,8 +45,8 @@ struct session {
         uint64_t *slabs; /* owned bitmap by slab id: descriptors it was sent */
         uint32_t n_slab_words;
         struct list leases, reservations; /* of struct lease, struct reservation */
-        uint32_t n_leases, n_inflight;    /* inflight: reserved or being copied */
-        uint32_t *spaces;                 /* owned: ids it has open */
+        uint32_t n_leases, n_inflight; /* inflight: reserved or being copied */
+        uint32_t *spaces; /* owned: ids it has open */
         uint32_t n_spaces;
 };
 

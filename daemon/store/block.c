@@ -5,7 +5,7 @@
 #include "daemon/store/block.h"
 
 struct index_slot {
-        uint32_t tag;   /* upper half of the hash */
+        uint32_t tag; /* upper half of the hash */
         uint32_t block; /* POOL_NONE: free */
 };
 

@@ -28,7 +28,7 @@ struct location { /* of a copy in the host tier; slab 0: nowhere */
 
 struct part {
         struct location at; /* of the copy, when there is one */
-        uint32_t xfer;      /* the transfer that fills (or replaces) it; POOL_NONE: none */
+        uint32_t xfer; /* the transfer that fills (or replaces) it; POOL_NONE: none */
 };
 
 struct block {
@@ -36,7 +36,7 @@ struct block {
         uint32_t space;
         uint32_t parent, first_child, next_sibling, prev_sibling;
         uint32_t lru_prev, lru_next; /* see policy/evict.h; RESIDENT only */
-        uint32_t n_pins;             /* leases on its copies */
+        uint32_t n_pins; /* leases on its copies */
         uint32_t used_sec, created_sec;
         uint32_t hits;
         uint8_t state;
@@ -44,7 +44,7 @@ struct block {
         uint8_t n_fills;
         uint8_t in_lru;
         union {
-                struct part one;    /* n_shards == 1 */
+                struct part one; /* n_shards == 1 */
                 struct part *parts; /* owned; n_shards of them */
         };
 };

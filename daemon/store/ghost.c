@@ -9,7 +9,8 @@ enum { WAYS = 4 };
 int ghosts_init(struct ghosts *g, uint32_t n_entries)
 {
         g->n_buckets = n_entries / WAYS;
-        g->entries = mmap(NULL, sizeof *g->entries * WAYS * g->n_buckets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        g->entries = mmap(NULL, sizeof *g->entries * WAYS * g->n_buckets, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (g->entries == MAP_FAILED) {
                 g->entries = NULL;
                 return -errno;

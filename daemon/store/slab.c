@@ -216,9 +216,11 @@ static int populate_chunk(struct slab *s, uint64_t i)
         if (s->collapse && __atomic_load_n((int *)&s->kind, __ATOMIC_RELAXED) == PAGES_THP) {
                 (void)*(volatile uint8_t *)at; /* a collapse wants one page to start from */
                 if (madvise(at, CHUNK_BYTES, MADV_COLLAPSE) < 0)
-                        __atomic_store_n((int *)&s->kind, PAGES_4K, __ATOMIC_RELAXED); /* fragmented or forbidden: small pages from here on */
+                        __atomic_store_n((int *)&s->kind, PAGES_4K,
+                                         __ATOMIC_RELAXED); /* fragmented or forbidden: small pages from here on */
         }
-        if (madvise(at, CHUNK_BYTES, MADV_POPULATE_WRITE) < 0 && errno != EINVAL) /* EINVAL: a kernel before 5.14, which allocates at first touch */
+        if (madvise(at, CHUNK_BYTES, MADV_POPULATE_WRITE) < 0 &&
+            errno != EINVAL) /* EINVAL: a kernel before 5.14, which allocates at first touch */
                 return -errno;
         __atomic_fetch_or(&s->chunks[i / 64], 1ull << i % 64, __ATOMIC_RELEASE);
         return 0;

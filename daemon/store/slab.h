@@ -31,27 +31,28 @@ enum page_kind { PAGES_4K, PAGES_THP, PAGES_HUGE };
 
 struct slab {
         struct list link; /* in a class's list, tenant.empty, host.spares or host.retired */
-        uint32_t id;      /* immutable */
-        int fd;           /* immutable */
-        uint8_t *base;    /* immutable */
-        uint64_t bytes;   /* immutable */
+        uint32_t id; /* immutable */
+        int fd; /* immutable */
+        uint8_t *base; /* immutable */
+        uint64_t bytes; /* immutable */
         enum page_kind kind;
-        bool collapse;          /* immutable: transparent huge pages have to be asked for chunk by chunk */
-        struct tenant *tenant;  /* NULL: spare */
+        bool collapse; /* immutable: transparent huge pages have to be asked for chunk by chunk */
+        struct tenant *tenant; /* NULL: spare */
         struct slab_class *class;
         uint64_t slot_bytes;
         uint32_t n_slots, n_used, n_bumped, free_head;
         struct slot *slots; /* owned; mapped lazily */
         uint32_t n_holders; /* sessions that were sent the descriptor */
+        bool condemned; /* takes no new copies; goes to tenant.empty when the last one is gone */
         bool retired;
         uint64_t retired_usec; /* when its holders were told */
         bool populated; /* all of it; said by the loop */
-        bool failed;    /* could not be populated: never handed out */
+        bool failed; /* could not be populated: never handed out */
         uint32_t n_jobs; /* transfers and population under way */
         struct job populate_job;
-        uint32_t i_chunk;     /* owned by the populating job */
-        int populate_result;  /* likewise */
-        uint64_t *chunks;     /* atomic bitmap, owned */
+        uint32_t i_chunk; /* owned by the populating job */
+        int populate_result; /* likewise */
+        uint64_t *chunks; /* atomic bitmap, owned */
 };
 
 /* Bytes of a slot that holds n bytes: at most 1/16 larger, whole pages from 64 KiB on. */

@@ -15,13 +15,16 @@ void tenants_init(struct tenants *t, uint64_t host_bytes)
 
 void tenants_deinit(struct tenants *t)
 {
-        list_for_each_safe(s, &t->spaces, struct space, link) {
+        list_for_each_safe(s, &t->spaces, struct space, link)
+        {
                 s->n_blocks = 0;
                 s->n_open = 0;
                 space_forget(t, s);
         }
-        list_for_each_safe(n, &t->all, struct tenant, link) {
-                list_for_each_safe(c, &n->classes, struct slab_class, link) {
+        list_for_each_safe(n, &t->all, struct tenant, link)
+        {
+                list_for_each_safe(c, &n->classes, struct slab_class, link)
+                {
                         list_remove(&c->link);
                         free(c);
                 }
@@ -48,15 +51,12 @@ static void tenant_configure(struct tenants *t, struct tenant *n, const struct c
 
 void tenants_configure(struct tenants *t, const struct conf *c)
 {
-        list_for_each(n, &t->all, struct tenant, link)
-                tenant_configure(t, n, c);
+        list_for_each(n, &t->all, struct tenant, link) tenant_configure(t, n, c);
 }
 
 struct tenant *tenant_find(struct tenants *t, const char *name)
 {
-        list_for_each(n, &t->all, struct tenant, link)
-                if (!strcmp(n->name, name))
-                        return n;
+        list_for_each(n, &t->all, struct tenant, link) if (!strcmp(n->name, name)) return n;
         return NULL;
 }
 
@@ -98,7 +98,8 @@ int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid
 int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, struct geometry *g,
                uint32_t max_spaces, struct space **ret, bool *ret_created)
 {
-        list_for_each(s, &t->spaces, struct space, link) {
+        list_for_each(s, &t->spaces, struct space, link)
+        {
                 if (s->tenant != tenant || strcmp(s->name, name) || s->n_salt != n_salt || memcmp(s->salt, salt, n_salt))
                         continue;
                 if (!geometry_equal(&s->geometry, g))

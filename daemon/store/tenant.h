@@ -15,9 +15,9 @@
 struct slab;
 
 struct slab_class { /* a tenant's slabs of one slot size */
-        struct list link;    /* in tenant.classes */
+        struct list link; /* in tenant.classes */
         struct list partial; /* of struct slab: some slots free */
-        struct list full;    /* of struct slab */
+        struct list full; /* of struct slab */
         uint64_t slot_bytes;
 };
 
@@ -29,12 +29,14 @@ struct tenant {
         uid_t uid;
         uint64_t hard_bytes, soft_bytes;
         uint64_t held_bytes; /* slabs, retired ones too, and staging: what the hard quota counts */
+        uint64_t staging_bytes; /* of held_bytes */
         uint64_t used_bytes; /* slots in use */
         uint64_t payload_bytes;
         uint32_t n_blocks, n_sessions, n_spaces, n_leases;
         uint64_t hits, misses, evicted;
         struct list classes; /* of struct slab_class */
-        struct list empty;   /* of struct slab: no slot in use */
+        struct list empty; /* of struct slab: no slot in use */
+        struct slab *condemned; /* will be taken from this tenant once the last lease on it has ended */
         uint32_t lru_cold, lru_hot; /* ends of the eviction list, see policy/evict.h */
 };
 
@@ -55,7 +57,7 @@ struct space {
 };
 
 struct tenants {
-        struct list all;    /* of struct tenant */
+        struct list all; /* of struct tenant */
         struct list spaces; /* of struct space */
         struct space **by_id;
         uint32_t n_by_id, n_tenants, n_spaces, next_space, next_tenant;

@@ -98,7 +98,8 @@ static void drop_spare(struct host *h, struct slab *s)
 /* Frees spares until bytes fit under the capacity. */
 static bool make_room_of_spares(struct host *h, uint64_t bytes)
 {
-        list_for_each_safe(s, &h->spares, struct slab, link) {
+        list_for_each_safe(s, &h->spares, struct slab, link)
+        {
                 if (h->tier.held_bytes + bytes <= h->tier.capacity_bytes)
                         break;
                 drop_spare(h, s);
@@ -126,6 +127,8 @@ void host_populate_done(struct host *h, struct slab *s)
 {
         s->n_jobs--;
         if (s->retired) {
+                if (h->on_populated) /* whoever waits for it is to look again, and will not find it */
+                        h->on_populated(s, h->arg);
                 if (!s->n_jobs && !s->n_holders)
                         destroy(h, s);
                 return;
@@ -153,9 +156,7 @@ void host_populate_done(struct host *h, struct slab *s)
 
 static struct slab_class *class_get(struct tenant *t, uint64_t slot_bytes)
 {
-        list_for_each(c, &t->classes, struct slab_class, link)
-                if (c->slot_bytes == slot_bytes)
-                        return c;
+        list_for_each(c, &t->classes, struct slab_class, link) if (c->slot_bytes == slot_bytes) return c;
         struct slab_class *c = new0(struct slab_class, 1);
         if (!c)
                 return NULL;
@@ -176,9 +177,8 @@ static void join_class(struct slab *s, struct slab_class *c)
 /* An empty slab of the tenant that may be cut to this slot size. */
 static struct slab *empty_slab(struct tenant *t, uint64_t slot_bytes)
 {
-        list_for_each(s, &t->empty, struct slab, link)
-                if (!s->failed && s->bytes >= slot_bytes && (s->slot_bytes == slot_bytes || !s->n_holders))
-                        return s;
+        list_for_each(s, &t->empty, struct slab,
+                      link) if (!s->failed && s->bytes >= slot_bytes && (s->slot_bytes == slot_bytes || !s->n_holders)) return s;
         return NULL;
 }
 
@@ -194,9 +194,7 @@ static int fresh_slab(struct host *h, struct tenant *t, uint64_t slot_bytes, str
                 bytes = align_up(bytes / 2, CHUNK_BYTES);
         if (bytes > tenant_room(t))
                 return KVT_E_QUOTA;
-        list_for_each(i, &h->spares, struct slab, link)
-                if (i->bytes == bytes && (!s || (i->populated && !s->populated)))
-                        s = i;
+        list_for_each(i, &h->spares, struct slab, link) if (i->bytes == bytes && (!s || (i->populated && !s->populated))) s = i;
         if (s) {
                 list_remove(&s->link);
                 h->spare_bytes -= s->bytes;
@@ -260,7 +258,11 @@ static void free_slot(struct host *h, struct location at)
         if (!s->n_used) {
                 list_remove(&s->link);
                 list_append(&s->tenant->empty, &s->link);
-        } else if (was_full) {
+                if (s->condemned) {
+                        s->condemned = false;
+                        s->tenant->condemned = NULL;
+                }
+        } else if (was_full && !s->condemned) {
                 list_remove(&s->link);
                 list_append(&s->class->partial, &s->link);
         }
@@ -341,6 +343,7 @@ int host_charge(struct host *h, struct tenant *t, uint64_t bytes)
         if (!make_room_of_spares(h, bytes))
                 return KVT_E_AGAIN;
         t->held_bytes += bytes;
+        t->staging_bytes += bytes;
         h->tier.held_bytes += bytes;
         return 0;
 }
@@ -349,6 +352,7 @@ void host_uncharge(struct host *h, struct tenant *t, uint64_t bytes)
 {
         ASSERT(t->held_bytes >= bytes && h->tier.held_bytes >= bytes);
         t->held_bytes -= bytes;
+        t->staging_bytes -= bytes;
         h->tier.held_bytes -= bytes;
         h->starved = false;
 }
@@ -367,6 +371,14 @@ void host_retire(struct host *h, struct slab *s)
         } else if (!s->n_jobs) {
                 destroy(h, s);
         }
+}
+
+void host_condemn(struct host *h, struct slab *s)
+{
+        ASSERT(s->n_used && !s->tenant->condemned);
+        s->condemned = true;
+        s->tenant->condemned = s;
+        list_remove(&s->link);
 }
 
 void host_drop_holder(struct host *h, struct slab *s)

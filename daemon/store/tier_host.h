@@ -14,13 +14,13 @@ struct host {
         bool huge_pages;
         struct queue *queue; /* borrowed */
         struct slab **by_id; /* owned */
-        uint32_t max_slabs;  /* ids 1..max_slabs */
-        uint32_t i_id;       /* where to look for a free id next */
-        struct list spares;  /* of struct slab */
+        uint32_t max_slabs; /* ids 1..max_slabs */
+        uint32_t i_id; /* where to look for a free id next */
+        struct list spares; /* of struct slab */
         struct list retired; /* of struct slab */
         uint64_t spare_bytes;
         uint64_t generation; /* last given; never repeats within a boot */
-        bool starved;        /* the system gave no memory for a spare: try again when something is freed */
+        bool starved; /* the system gave no memory for a spare: try again when something is freed */
         enum page_kind kind; /* what the last slab got */
         /* called on the loop */
         void (*on_populated)(struct slab *s, void *arg);
@@ -54,6 +54,8 @@ void host_uncharge(struct host *h, struct tenant *t, uint64_t bytes);
 
 /* Gives an empty slab of a tenant back to the system, at once or when its last holder is gone. */
 void host_retire(struct host *h, struct slab *s);
+/* Takes a slab with blocks out of use for new copies, to be reclaimed when it is empty. */
+void host_condemn(struct host *h, struct slab *s);
 /* A session that had been sent the slab no longer has it. */
 void host_drop_holder(struct host *h, struct slab *s);
 /* Starts what is missing of the reserve. */

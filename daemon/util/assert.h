@@ -5,10 +5,10 @@
 
 _Noreturn void assert_failed(const char *expression, const char *file, int line);
 
-#define ASSERT(x)                                                                                                                                    \
-        do {                                                                                                                                         \
-                if (unlikely(!(x)))                                                                                                                  \
-                        assert_failed(#x, __FILE__, __LINE__);                                                                                       \
+#define ASSERT(x)                                                                                                                          \
+        do {                                                                                                                               \
+                if (unlikely(!(x)))                                                                                                        \
+                        assert_failed(#x, __FILE__, __LINE__);                                                                             \
         } while (0)
 
 /* The loop thread owns all mutable state; main calls assert_bind_loop() from it once. */

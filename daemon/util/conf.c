@@ -154,7 +154,8 @@ static int tenant_begin(struct parse *p, const char *name)
 {
         struct tenant_conf *tenants;
 
-        if (!*name || strlen(name) > 32 || strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != strlen(name))
+        if (!*name || strlen(name) > 32 ||
+            strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != strlen(name))
                 return fail(p, "'%s' is no tenant name (1 to 32 letters, digits, '_', '.', '-')", name);
         for (size_t i = 0; i < p->conf->n_tenants; i++)
                 if (!strcmp(p->conf->tenants[i].name, name)) {

@@ -29,9 +29,9 @@ static inline void list_remove(struct list *l)
         list_init(l);
 }
 #define list_first(head, type, member) (list_empty(head) ? NULL : container_of((head)->next, type, member))
-#define list_for_each(i, head, type, member)                                                                                                         \
+#define list_for_each(i, head, type, member)                                                                                               \
         for (type *i = container_of((head)->next, type, member); &i->member != (head); i = container_of(i->member.next, type, member))
 /* i may be removed in the body */
-#define list_for_each_safe(i, head, type, member)                                                                                                    \
-        for (type *i = container_of((head)->next, type, member), *i##_next = container_of(i->member.next, type, member); &i->member != (head);         \
-             i = i##_next, i##_next = container_of(i->member.next, type, member))
+#define list_for_each_safe(i, head, type, member)                                                                                          \
+        for (type *i = container_of((head)->next, type, member), *i##_next = container_of(i->member.next, type, member);                   \
+             &i->member != (head); i = i##_next, i##_next = container_of(i->member.next, type, member))

@@ -35,7 +35,10 @@ void log_write(int level, int error, const char *format, ...)
         if (getenv("JOURNAL_STREAM"))
                 n = (size_t)snprintf(line, sizeof line, "<%d>", level);
         else
-                n = (size_t)snprintf(line, sizeof line, "kvtierd: %s", level <= LOG_ERR ? "error: " : level == LOG_WARNING ? "warning: " : "");
+                n = (size_t)snprintf(line, sizeof line, "kvtierd: %s",
+                                     level <= LOG_ERR       ? "error: "
+                                     : level == LOG_WARNING ? "warning: "
+                                                            : "");
         va_start(ap, format);
         errno = -error;
         int k = vsnprintf(line + n, sizeof line - n - 1, format, ap);

@@ -16,17 +16,17 @@
 #define container_of(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
-#define TAKE_PTR(p)                                                                                                                                  \
-        ({                                                                                                                                           \
-                typeof(p) taken_ = (p);                                                                                                              \
-                (p) = NULL;                                                                                                                          \
-                taken_;                                                                                                                              \
+#define TAKE_PTR(p)                                                                                                                        \
+        ({                                                                                                                                 \
+                typeof(p) taken_ = (p);                                                                                                    \
+                (p) = NULL;                                                                                                                \
+                taken_;                                                                                                                    \
         })
-#define TAKE_FD(fd)                                                                                                                                  \
-        ({                                                                                                                                           \
-                int taken_ = (fd);                                                                                                                   \
-                (fd) = -1;                                                                                                                           \
-                taken_;                                                                                                                              \
+#define TAKE_FD(fd)                                                                                                                        \
+        ({                                                                                                                                 \
+                int taken_ = (fd);                                                                                                         \
+                (fd) = -1;                                                                                                                 \
+                taken_;                                                                                                                    \
         })
 
 static inline uint64_t align_up(uint64_t x, uint64_t to)

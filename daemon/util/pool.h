@@ -10,9 +10,9 @@
 #define POOL_NONE 0u
 
 struct pool {
-        uint8_t *base;       /* immutable */
+        uint8_t *base; /* immutable */
         size_t object_bytes; /* immutable */
-        uint32_t max;        /* immutable; numbers 1..max */
+        uint32_t max; /* immutable; numbers 1..max */
         uint32_t n_touched;
         uint32_t n_used;
         uint32_t free_head; /* the free list runs through the first four bytes of free objects */

@@ -12,20 +12,20 @@
 #include "daemon/util/list.h"
 
 struct job {
-        struct list link;       /* owned by whoever owns the job */
+        struct list link; /* owned by whoever owns the job */
         void (*work)(struct job *); /* runs on a worker; set before submit */
-        bool background;        /* taken only when nothing urgent waits */
+        bool background; /* taken only when nothing urgent waits */
 };
 
 struct queue {
         pthread_mutex_t lock;
         pthread_cond_t wake;
         struct list urgent, background; /* under lock */
-        struct list finished;           /* under lock */
-        unsigned n_sleeping;            /* under lock */
-        bool stop;                      /* under lock */
-        int event_fd;                   /* immutable */
-        struct list submitted;          /* owned by loop: not yet under the lock */
+        struct list finished; /* under lock */
+        unsigned n_sleeping; /* under lock */
+        bool stop; /* under lock */
+        int event_fd; /* immutable */
+        struct list submitted; /* owned by loop: not yet under the lock */
         unsigned n_submitted;
 };
 
