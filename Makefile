@@ -53,6 +53,7 @@ tests_scen := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/scen/test_*.c t
 tests_lib := $(call obj,$(wildcard tests/lib/*.c))
 fuzzers := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 fuzz_objs := $(patsubst %.c,build/fuzzer-clang/%.o,$(src_daemon) $(src_lib) $(filter-out %/main.c,$(src_llm))) build/fuzzer-clang/gen/kvtier.pb-c.o
+bench_lib := $(call obj,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/*.c)))
 benches := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
 preloads := $(patsubst tests/fault/%.c,$(B)/tests/fault/%.so,$(wildcard tests/fault/preload_*.c))
 
@@ -181,6 +182,8 @@ $(B)/embed: $(B)/libclient/examples/embed.o $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_CLIENT)
 $(B)/tests/%: $(B)/tests/%.o $(tests_lib) $(daemon_objs) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_DAEMON) -ljansson -lcmocka -lhiredis -lm
+$(B)/tests/bench/%: $(B)/tests/bench/%.o $(bench_lib) $(B)/libkvtier.a
+	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -lhiredis
 $(B)/tests/fault/preload_%.so: $(B)/tests/fault/preload_%.o
 	$(link) -shared $^ -o $@ -ldl -lpthread
 # fuzzers share objects that are instrumented once
