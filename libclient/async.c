@@ -367,7 +367,8 @@ static int op_submit(kvt_op *op, uint64_t deadline_usec)
                         return op->s->error;
                 op->state = OP_RUNNING; /* so that bad news does not end it before it has begun */
                 op->error = 0;
-                op->cancelled = op->news = op->wants_staging = op->asked_staging = false;
+                op->cancelled = op->news = op->wants_staging = false;
+                op->asked_staging = 0;
                 op->refs++;
                 r = op->start(op);
                 if (r)

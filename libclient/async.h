@@ -53,7 +53,7 @@ struct kvt_op {
         enum op_state state;
         bool async, cancelled, linked, news;
         bool wants_staging; /* READY when there may be room again */
-        bool asked_staging; /* it waited for the area once */
+        unsigned asked_staging; /* how often it waited for the area */
         unsigned refs; /* one until DONE, one for the handle */
         unsigned n_waiters;
         kvt_op *next, *prev; /* in c->ops */

@@ -10,7 +10,7 @@
 #include "libclient/staging.h"
 #include "libclient/wire.h"
 
-enum { FIELD_STAGING_OPEN_BYTES = 1, SEALS = F_SEAL_SHRINK | F_SEAL_GROW };
+enum { FIELD_STAGING_OPEN_BYTES = 1, SEALS = F_SEAL_SHRINK | F_SEAL_GROW, TRIES_MAX = 8 };
 
 uint64_t staging_stride(uint64_t part_bytes)
 {
@@ -63,6 +63,7 @@ static int staging_on_reply(kvt *c, struct request *q, int error, const uint8_t 
                 c->staging = staging_new(c, m->bytes, c->rx_fds[0]);
                 if (!c->staging)
                         return -1;
+                tx_send(c, KVT_MSG_FD_ACK, 0, 0);
         }
         c->staging_asked = false;
         c->staging_error = error;
@@ -102,13 +103,14 @@ int staging_ensure(kvt_op *op)
         if (c->staging)
                 return 0;
         if (!c->staging_asked) {
-                if (op->asked_staging) /* that was for nothing */
+                /* KVT_E_AGAIN: other descriptors were on their way, and have been acknowledged since */
+                if (op->asked_staging && (c->staging_error != KVT_E_AGAIN || op->asked_staging == TRIES_MAX))
                         return c->staging_error ? c->staging_error : KVT_E_DISCONNECTED;
                 r = staging_ask(c);
                 if (r)
                         return r;
         }
-        op->asked_staging = true;
+        op->asked_staging++;
         op->wants_staging = true;
         return STEP_PENDING;
 }

@@ -294,10 +294,12 @@ static int purge(struct ctl *x, const struct space *s)
 
         if (code)
                 return code;
-        if (!x->o.yes)
-                return ctl_misuse(x, "this would take %llu block%s (%s) of %s %s out of the cache; add --yes to do it",
-                                  (unsigned long long)n_blocks, n_blocks == 1 ? "" : "s", format_bytes(n_bytes).text,
-                                  s->entry ? "space" : "tenant", s->entry ? x->operands[0] : x->o.tenant);
+        if (!x->o.yes) {
+                ctl_say(x, "this would take %llu block%s (%s) of %s %s out of the cache; add --yes to do it", (unsigned long long)n_blocks,
+                        n_blocks == 1 ? "" : "s", format_bytes(n_bytes).text, s->entry ? "space" : "tenant",
+                        s->entry ? x->operands[0] : x->o.tenant);
+                return EXIT_USAGE;
+        }
         request.space = s->entry ? s->entry->space : 0;
         request.tenant = s->entry ? s->entry->tenant : (char *)x->o.tenant;
         code = query_call(x, KVT_MSG_PURGE, &request.base, &kvtier__purge_reply__descriptor, (ProtobufCMessage **)&reply);

@@ -56,11 +56,11 @@ static void print_stat(const Kvtier__StatReply *stat)
                 free(name);
                 free(pages);
         }
-        printf("\nblocks   %-10llu  spaces        %-8llu  tenants   %-8llu\n", (unsigned long long)stat->n_blocks,
+        printf("\nblocks   %-10llu  spaces        %-8llu  tenants   %llu\n", (unsigned long long)stat->n_blocks,
                (unsigned long long)stat->n_spaces, (unsigned long long)stat->n_tenants);
-        printf("sessions %-10llu  leases        %-8llu  transfers %-8llu\n", (unsigned long long)stat->n_sessions,
+        printf("sessions %-10llu  leases        %-8llu  transfers %llu\n", (unsigned long long)stat->n_sessions,
                (unsigned long long)stat->n_leases, (unsigned long long)stat->n_xfers);
-        printf("staging  %-10s  reservations  %-8llu  evicted   %-8llu\n", format_bytes(stat->staging_bytes).text,
+        printf("staging  %-10s  reservations  %-8llu  evicted   %llu\n", format_bytes(stat->staging_bytes).text,
                (unsigned long long)stat->n_reservations, (unsigned long long)stat_counter(stat, "evicted"));
         printf("hits     %-10.0f  misses        %-8.0f  hit ratio %s\n", hits, misses, format_percent(hits, hits + misses).text);
 }

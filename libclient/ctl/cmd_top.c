@@ -286,6 +286,12 @@ static bool screen_wait(struct screen *s, uint64_t deadline_usec)
         return false;
 }
 
+static void clear_screen(void)
+{
+        fputs("\033[H\033[J", stdout);
+        fflush(stdout);
+}
+
 static int show_frame(struct ctl *x, const struct screen *screen, const struct sample *now, const struct sample *before, uint64_t i)
 {
         json_t *frame = frame_json(now, before);
@@ -296,7 +302,7 @@ static int show_frame(struct ctl *x, const struct screen *screen, const struct s
         if (x->o.json)
                 return ctl_print_json(x, frame);
         if (screen->is_terminal)
-                fputs("\033[H\033[J", stdout);
+                clear_screen();
         else if (i)
                 putchar('\n');
         drawn = print_frame(frame, screen->is_terminal ? 14 : SIZE_MAX);
@@ -308,6 +314,7 @@ int cmd_top(struct ctl *x)
 {
         struct screen screen = {.is_terminal = !x->o.json && isatty(STDOUT_FILENO)};
         struct sample now = {}, before = {};
+        bool lost = false;
         int code = EXIT_OK;
 
         screen.has_keys = screen.is_terminal && isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &screen.saved) == 0;
@@ -316,16 +323,19 @@ int cmd_top(struct ctl *x)
         for (uint64_t i = 0; code == EXIT_OK; i++) {
                 uint64_t next = now_usec() + x->o.delay;
 
+                if (lost) /* room for one message */
+                        clear_screen();
                 code = sample_take(x, &now);
+                lost = code && screen.is_terminal;
                 if (code == EXIT_OK)
                         code = show_frame(x, &screen, &now, &before, i);
+                else if (lost)
+                        code = EXIT_OK; /* the daemon may come back */
                 if (fflush(stdout))
                         break; /* main says so */
                 sample_deinit(&before);
                 before = now;
                 now = (struct sample){};
-                if (code == EXIT_CONNECT && screen.is_terminal && !stop_signal)
-                        code = EXIT_OK; /* said on the screen; it may come back */
                 if (i + 1 == x->o.frames || code || !screen_wait(&screen, next))
                         break;
         }

@@ -202,7 +202,7 @@ static void print_answer(const json_t *answer, size_t i, bool numbered, uint32_t
                        (long long)json_integer_value(json_object_get(block, "hits")),
                        (long long)json_integer_value(json_object_get(block, "leases")),
                        (long long)json_integer_value(json_object_get(block, "n_children")),
-                       format_duration(1000000 * (uint64_t)json_integer_value(json_object_get(block, "idle_sec"))).text);
+                       format_age((uint64_t)json_integer_value(json_object_get(block, "idle_sec"))).text);
 }
 
 static int explain_keys(struct ctl *x, const struct space *s, const kvt_key *keys, size_t n_keys)

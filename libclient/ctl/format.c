@@ -46,6 +46,16 @@ struct formatted format_duration(uint64_t usec)
         return f;
 }
 
+struct formatted format_age(uint64_t sec)
+{
+        struct formatted f;
+
+        if (sec >= 60)
+                return format_duration(sec < UINT64_MAX / 1000000 ? sec * 1000000 : UINT64_MAX);
+        snprintf(f.text, sizeof f.text, "%u s", (unsigned)sec);
+        return f;
+}
+
 struct formatted format_percent(double part, double whole)
 {
         struct formatted f;

@@ -13,6 +13,7 @@ struct formatted {
 
 struct formatted format_bytes(uint64_t n_bytes); /* 512 B, 1.5 KiB, 64.0 MiB */
 struct formatted format_duration(uint64_t usec); /* 850 us, 12.3 ms, 4.2 s, 3m 12s, 2h 05m, 3d 04h */
+struct formatted format_age(uint64_t sec); /* whole seconds: 0 s, 59 s, then as above */
 struct formatted format_percent(double part, double whole); /* 38.2 %; - when whole is 0 */
 struct formatted format_bar(double part, double whole, int width); /* [####......], width 2 to 80 with its brackets */
 struct formatted format_rate(double per_sec); /* 0, 0.3, 12, 45k, 1.2M */

@@ -168,7 +168,7 @@ static char *cell_text(const char *field, const json_t *value)
         else if (ends_with(field, "_usec"))
                 r = asprintf(&text, "%s", format_duration((uint64_t)json_number_value(value)).text);
         else if (ends_with(field, "_sec"))
-                r = asprintf(&text, "%s", format_duration((uint64_t)json_number_value(value) * 1000000).text);
+                r = asprintf(&text, "%s", format_age((uint64_t)json_number_value(value)).text);
         else if (ends_with(field, "_ratio"))
                 r = asprintf(&text, "%s", format_percent(json_number_value(value), 1).text);
         else
