@@ -126,7 +126,7 @@ install: bins
 	install -m 644 $(G)/include/kvtier.h $(DESTDIR)$(INCLUDEDIR)/
 	sed 's|@PREFIX@|$(PREFIX)|;s|@LIBDIR@|$(LIBDIR)|;s|@INCLUDEDIR@|$(INCLUDEDIR)|;s|@VERSION@|$(MAJOR).$(MINOR).$(PATCH)|' \
 		libclient/libkvtier.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/libkvtier.pc
-	$(Q)for s in 1 3 5 7 8; do install -d $(DESTDIR)$(MANDIR)/man$$s; install -m 644 man/*.$$s $(DESTDIR)$(MANDIR)/man$$s/; done
+	$(Q)for s in 1 3 5 7 8; do install -d $(DESTDIR)$(MANDIR)/man$$s; install -m 644 man/*.$$s $(DESTDIR)$(MANDIR)/man$$s/ || exit 1; done
 	$(B)/kvtierctl completion bash > $(DESTDIR)$(BASHDIR)/kvtierctl
 	$(B)/kvtierctl completion zsh > $(DESTDIR)$(ZSHDIR)/_kvtierctl
 
