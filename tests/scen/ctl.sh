@@ -15,6 +15,10 @@ for program in kvtierd kvtierctl; do
         fi
 done
 dir=$(mktemp -d /tmp/kvtier-ctl.XXXXXX)
+# a build beside this test may replace them
+mkdir "$dir/bin"
+cp "$B/kvtierd" "$B/kvtierctl" "$dir/bin"
+B=$dir/bin
 sock=$dir/sock
 passed=0
 failed=0
@@ -84,7 +88,7 @@ lacks()
 # json PYTHON...: the last output is one line with a JSON value v, of which each expression is true, and whose fields are in the page
 json()
 {
-        if [ "$(wc -l < "$dir/out")" = 1 ] && python3 -m json.tool "$dir/out" > /dev/null; then ok; else bad "$what: no JSON line"; fi
+        if [ "$(wc -l < "$dir/out")" = 1 ]; then ok; else bad "$what: JSON is not one line"; fi
         if python3 - "$dir/out" "$@" << 'PYTHON'; then ok; else bad "$what: JSON is not as expected"; fi
 import json, re, sys
 v = json.load(open(sys.argv[1]))
@@ -404,11 +408,12 @@ if awk 'length > 80 { exit 1 }' "$dir/out"; then ok; else bad "top: lines of mor
 ctl 0 top -n 1 --json
 json 'v["n_blocks"] == 46' 'v["per_sec"]["puts"] > 0' "v['tenants'][0]['per_sec']['evicted'] == 0" 'v["tiers"][0]["name"] == "host"'
 cat > "$dir/terminal.py" << 'PYTHON'
-# Runs a command on a terminal of its own, sends keys after a while, prints what came; exits as the command does.
+# Runs a command on a terminal of its own; once it has printed two tables and a file exists, sends keys; prints what came; exits as the
+# command does. terminal.py FILE KEYS COMMAND...
 import os, pty, select, signal, sys, time
 pid, fd = pty.fork()
 if pid == 0:
-    os.execv(sys.argv[2], sys.argv[2:])
+    os.execv(sys.argv[3], sys.argv[3:])
 out, sent, end = b"", False, time.time() + 20
 while time.time() < end:
     if select.select([fd], [], [], 0.1)[0]:
@@ -419,29 +424,29 @@ while time.time() < end:
         if not data:
             break
         out += data
-    if not sent and out.count(b"TENANT") >= 2:
-        os.write(fd, eval("b'" + sys.argv[1] + "'"))
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    if not sent and out.count(b"TENANT") >= 2 and os.path.exists(sys.argv[1]):
+        os.write(fd, eval("b'" + sys.argv[2] + "'"))
         sent = True
 else:
     os.kill(pid, signal.SIGKILL)
-sys.stdout.buffer.write(out)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 PYTHON
 for keys in q '\x03'; do
         what="top on a terminal, key $keys"
-        python3 "$dir/terminal.py" "$keys" "$B/kvtierctl" --socket "$sock" top -d 0.2 > "$dir/out" 2> "$dir/err"
+        python3 "$dir/terminal.py" / "$keys" "$B/kvtierctl" --socket "$sock" top -d 0.2 > "$dir/out" 2> "$dir/err"
         if [ $? = 0 ]; then ok; else bad "$what: not exit 0"; fi
         has $'\033\\[\\?1049h' $'\033\\[\\?1049l' $'\033\\[\\?25h'
 done
 what="get on a terminal"
-python3 "$dir/terminal.py" '' "$B/kvtierctl" --socket "$sock" get tiny $a > "$dir/out" 2>&1
+python3 "$dir/terminal.py" / '' "$B/kvtierctl" --socket "$sock" get tiny $a > "$dir/out" 2>&1
 if [ $? = 2 ] && grep -q 'raw bytes' "$dir/out"; then ok; else bad "$what is not refused"; fi
 
 # another user sees nothing of this one
 if [ "$(id -u)" = 0 ] && command -v setpriv > /dev/null; then
         chmod 755 "$dir"
-        cp "$B/kvtierctl" "$dir/kvtierctl"
-        other="setpriv --reuid=4242 --regid=4242 --clear-groups $dir/kvtierctl --socket $sock"
+        other="setpriv --reuid=4242 --regid=4242 --clear-groups $B/kvtierctl --socket $sock"
         what="another user"
         $other spaces > "$dir/out" 2> "$dir/err" || bad "$what: spaces"
         lacks tiny
@@ -502,7 +507,7 @@ ctl 0 put tiny $a "$dir/part"
 complete_words()
 {
         bash -c 'PATH=$1:$PATH; . "$2"; compopt() { :; }; shift 2
-        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _kvtierctl; printf "<%s>" "${COMPREPLY[@]}"' - "$(realpath "$B")" "$dir/completion.bash" kvtierctl "$@"
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _kvtierctl; printf "<%s>" "${COMPREPLY[@]}"' - "$B" "$dir/completion.bash" kvtierctl "$@"
 }
 expect_completion()
 {
@@ -519,10 +524,13 @@ expect_completion "<$a>" -S "$sock" get tiny 0011
 expect_completion '<zsh>' completion z
 expect_completion '<>' ping --count ''
 
-# a daemon that goes away
+# a daemon that goes away, and one that comes back
 "$B/kvtierctl" --socket "$sock" top -d 0.1 > "$dir/out" 2> "$dir/err" &
 holder=$!
+python3 "$dir/terminal.py" "$dir/quit" q "$B/kvtierctl" --socket "$sock" top -d 0.1 > "$dir/screen" 2> "$dir/err" &
+terminal=$!
 wait_for grep -q TENANT "$dir/out"
+wait_for grep -q TENANT "$dir/screen"
 kill "$client"
 kill "$daemon"
 wait "$daemon"
@@ -534,6 +542,18 @@ wait $holder
 if [ $? = 3 ]; then ok; else bad "$what: not exit 3"; fi
 holder=
 ctl 3 ping
+wait_for grep -q KVT_E_DISCONNECTED "$dir/screen"
+"$B/kvtierd" --socket="$sock" --host_bytes=32M --log_level=warning >> "$dir/log" 2>&1 &
+daemon=$!
+wait_for "$B/kvtierctl" --socket "$sock" ping -c 1
+wait_for grep -q "of 32.0 MiB" "$dir/screen"
+touch "$dir/quit"
+what="top when the daemon comes back"
+wait $terminal
+code=$?
+cp "$dir/screen" "$dir/out"
+if [ $code = 0 ]; then ok; else bad "$what: exit $code"; fi
+has 'KVT_E_DISCONNECTED' 'of 32\.0 MiB'
 
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]

@@ -58,6 +58,14 @@ static void test_duration(void **state)
                 assert_string_equal(format_duration(cases[i].usec).text, cases[i].text);
 }
 
+static void test_age(void **state)
+{
+        assert_string_equal(format_age(0).text, "0 s");
+        assert_string_equal(format_age(59).text, "59 s");
+        assert_string_equal(format_age(60).text, "1m 00s");
+        assert_string_equal(format_age(UINT64_MAX).text, "213503982d 08h");
+}
+
 static void test_bar_percent_rate(void **state)
 {
         assert_string_equal(format_bar(0, 10, 12).text, "[..........]");
@@ -253,9 +261,11 @@ static void test_table(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_bytes),  cmocka_unit_test(test_duration),     cmocka_unit_test(test_bar_percent_rate),
-                cmocka_unit_test(test_clean),  cmocka_unit_test(test_numbers),      cmocka_unit_test(test_keys),
-                cmocka_unit_test(test_tokens), cmocka_unit_test(test_message_json), cmocka_unit_test(test_table),
+                cmocka_unit_test(test_bytes),        cmocka_unit_test(test_duration),
+                cmocka_unit_test(test_age),          cmocka_unit_test(test_bar_percent_rate),
+                cmocka_unit_test(test_clean),        cmocka_unit_test(test_numbers),
+                cmocka_unit_test(test_keys),         cmocka_unit_test(test_tokens),
+                cmocka_unit_test(test_message_json), cmocka_unit_test(test_table),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
