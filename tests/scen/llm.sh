@@ -65,9 +65,14 @@ start_daemon() {
 	exit 1
 }
 
+# A daemon that is asked to end must do so with status 0 (sanitizers make it another).
 stop_daemon() {
 	kill "$1" "$daemon" 2> /dev/null
-	wait "$daemon" 2> /dev/null
+	if ! wait "$daemon" 2> /dev/null && [ "$1" = -TERM ]; then
+		failed=$((failed + 1))
+		echo "FAILED: kvtierd did not end well:"
+		cat "$tmp/daemon.log"
+	fi
 	daemon=
 	rm -f "$tmp/socket"
 }
@@ -112,6 +117,10 @@ here="--kvtier $tmp/socket"
 	run sampled $here -f "$tmp/prefix" -p "another one" -n 30 --temperature 0.9 --seed 7
 	run off_sampled --kvtier off -f "$tmp/prefix" -p "another one" -n 30 --temperature 0.9 --seed 7
 	check "a seed draws the same tokens" "same(sampled, off_sampled) and sampled.reused_tokens > 0 and sampled.text != off_b.text"
+
+	KVTIER_SOCKET=$tmp/socket "$build/embed" > "$tmp/embed1"
+	KVTIER_SOCKET=$tmp/socket "$build/embed" > "$tmp/embed2"
+	check "the example to start from stores, then finds" "open('$tmp/embed1').read().startswith('0 tokens') and open('$tmp/embed2').read().startswith('96 tokens')"
 
 	# what would compute other bits shares nothing
 	run bf16 $here -f "$tmp/prefix" -n 5 --kv bf16
