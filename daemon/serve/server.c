@@ -118,11 +118,11 @@ int server_run(struct server *s)
         sd_notifyf(0, "READY=1\nSTATUS=Serving %s", s->conf.p.socket);
         while (!s->stop) {
                 bool polling = s->poll_until_usec && clock_usec() < s->poll_until_usec;
+                if (!polling)
+                        s->poll_until_usec = 0;
                 int r = sd_event_run(s->event, s->more || polling ? 0 : UINT64_MAX);
                 if (r < 0 && r != -EINTR)
                         return log_errno(r, "The event loop failed: %m"), EXIT_FAILURE;
-                if (!polling)
-                        s->poll_until_usec = 0;
                 server_pass(s);
         }
         sd_notify(0, "STOPPING=1");
