@@ -110,6 +110,7 @@ struct fake {
         struct kvt_copy_header *headers[FAKE_BLOCKS];
         atomic_bool stored[FAKE_BLOCKS];
         bool sent[FAKE_CONNS][FAKE_BLOCKS];
+        bool unacked[FAKE_CONNS]; /* descriptors are on their way: no more before FD_ACK */
         uint8_t *staging[FAKE_CONNS];
         atomic_int n_hello, n_space, n_match, n_map, n_get, n_put, n_begin, n_abort, n_drop_corrupt, n_release_packets, n_leases_ended,
                 n_fd_ack, n_cancel, n_events;
@@ -317,6 +318,7 @@ static inline void fake_hang_up(struct fake *f, unsigned i)
         close(f->conns[i]);
         f->conns[i] = -1;
         memset(f->sent[i], 0, sizeof(f->sent[i]));
+        f->unacked[i] = false;
         if (f->staging[i])
                 munmap(f->staging[i], FAKE_STAGING);
         f->staging[i] = NULL;

@@ -26,7 +26,8 @@ static inline void fake_map(struct fake *f, unsigned i_conn, const struct frame 
                         e->status = KVT_E_MISS;
                         continue;
                 }
-                if ((again && (i % 2 || f->wrong == FAKE_MAP_AGAIN_FOREVER)) || (!f->sent[i_conn][b] && n_fds == KVT_FDS_MAX)) {
+                if ((again && (i % 2 || f->wrong == FAKE_MAP_AGAIN_FOREVER)) ||
+                    (!f->sent[i_conn][b] && (n_fds == KVT_FDS_MAX || f->unacked[i_conn]))) {
                         e->status = KVT_E_AGAIN;
                         continue;
                 }
@@ -83,6 +84,7 @@ static inline void fake_map(struct fake *f, unsigned i_conn, const struct frame 
         m.entries = (ProtobufCBinaryData){.len = (n - (few && n)) * sizeof(*entries), .data = (uint8_t *)entries};
         m.slabs = (ProtobufCBinaryData){.len = n_slabs * sizeof(*slabs), .data = (uint8_t *)slabs};
         m.lease_usec = 10000000;
+        f->unacked[i_conn] |= n_fds > 0;
         fake_reply(f, f->conns[i_conn], to, KVT_MSG_MAP | KVT_REPLY, &m.base, fds, n_fds);
         free(entries);
         if (own >= 0)
@@ -130,6 +132,10 @@ static inline void fake_staging(struct fake *f, unsigned i_conn, const struct fr
         Kvtier__StagingOpenReply m = KVTIER__STAGING_OPEN_REPLY__INIT;
         int fd;
 
+        if (f->unacked[i_conn]) {
+                fake_error(f, f->conns[i_conn], to, KVT_E_AGAIN);
+                return;
+        }
         if (fake_errs(f, FAKE_STAGING_REFUSED)) {
                 fake_error(f, f->conns[i_conn], to, KVT_E_QUOTA);
                 return;
@@ -139,6 +145,7 @@ static inline void fake_staging(struct fake *f, unsigned i_conn, const struct fr
                 munmap(f->staging[i_conn], FAKE_STAGING);
         f->staging[i_conn] = mmap(NULL, FAKE_STAGING, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         m.bytes = FAKE_STAGING;
+        f->unacked[i_conn] = true;
         fake_reply(f, f->conns[i_conn], to, KVT_MSG_STAGING_OPEN | KVT_REPLY, &m.base, &fd, !fake_errs(f, FAKE_STAGING_NO_FD));
         close(fd);
 }
@@ -338,6 +345,7 @@ static inline void fake_request(struct fake *f, unsigned i_conn, const struct fr
         }
         case KVT_MSG_FD_ACK:
                 f->n_fd_ack++;
+                f->unacked[i_conn] = false;
                 break;
         case KVT_MSG_CANCEL:
                 f->n_cancel++;

@@ -164,11 +164,34 @@ static void test_put_async(void **state)
         free(m.bytes);
 }
 
+/* The area is asked for while descriptors of slabs are on their way. */
+static void test_staging_beside_map(void **state)
+{
+        struct fixture *x = *state;
+        uint8_t statuses[2];
+        kvt_mapping m[2];
+        struct memory memory;
+        kvt_key keys[2];
+        kvt_op *op;
+
+        fill(x, 1);
+        make_keys(keys, 2);
+        memory_init(&memory, 2);
+        assert_int_equal(kvt_map_async(x->s, keys, 1, m, statuses, NULL, NULL, &op), 0);
+        assert_int_equal(kvt_put(x->s, &keys[0], &keys[1], 1, 1, &memory.view, 0, NULL), 0);
+        assert_int_equal(kvt_wait(op, 0), 0);
+        assert_int_equal(statuses[0], 0);
+        assert_int_equal(kvt_unmap(x->s, m, 1, NULL), 0);
+        kvt_op_free(op);
+        free(memory.bytes);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_put, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_staging_faults, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_staging_beside_map, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_reserve, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_put_async, setup, teardown),
         };
