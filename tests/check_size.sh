@@ -2,12 +2,12 @@
 # A C file over 600 lines has two jobs: none may be.
 # tests/check_size.sh [ROOT]
 set -eu
-root=${1:-$(dirname "$0")/..}
+cd "${1:-$(dirname "$0")/..}"
 max=600
 passed=0
 failed=0
 
-list=$(find "$root" \( -name build -o -name .git -o -name shared \) -prune -o \( -name '*.c' -o -name '*.h' \) -type f -print | sort)
+list=$(find . \( -name build -o -name .git -o -name shared \) -prune -o \( -name '*.c' -o -name '*.h' \) -type f -print | sed 's|^./||' | sort)
 for f in $list; do
 	n=$(wc -l < "$f")
 	if [ "$n" -gt "$max" ]; then
@@ -18,7 +18,7 @@ for f in $list; do
 	fi
 done
 if [ "$passed" = 0 ]; then
-	echo "no files found under $root"
+	echo "no files found in $PWD"
 	failed=$((failed + 1))
 fi
 echo "$passed passed, $failed failed"
