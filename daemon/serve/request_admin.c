@@ -243,7 +243,7 @@ static void list_blocks(struct session *c, uint32_t id, const Kvtier__ListReques
         struct engine *e = &c->server->engine;
         struct space *s = m->space < e->tenants.n_by_id ? e->tenants.by_id[m->space] : NULL;
         uint32_t n = 0, limit = MIN(m->limit ?: LIST_BLOCKS_MAX, (uint32_t)LIST_BLOCKS_MAX);
-        uint64_t i = m->cursor + 1, end = MIN(i + LIST_SCAN_MAX, (uint64_t)e->blocks.pool.n_touched + 1);
+        uint64_t i = MIN(m->cursor, (uint64_t)e->blocks.pool.n_touched) + 1, end = MIN(i + LIST_SCAN_MAX, (uint64_t)e->blocks.pool.n_touched + 1);
 
         if (!s || !visible(c, s->tenant)) {
                 session_error(c, id, KVT_E_UNKNOWN_SPACE, NULL);
