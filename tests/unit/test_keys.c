@@ -91,7 +91,7 @@ static bool vector_read(FILE *f, struct vector *v)
                         if (*from != '\\')
                                 *to++ = *from;
                 *to = 0;
-                if (!any && strncmp(line, "space ", 6) != 0)
+                if (!any && strncmp(line, "space name=", 11) != 0)
                         continue;
                 if (!vector_line(v, line))
                         return true;
