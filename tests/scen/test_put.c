@@ -1,0 +1,628 @@
+/* Puts that go wrong: staging, reservations, cancelling, racing, back-pressure. Whatever happens, the accounts agree afterwards. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "tests/lib/pattern.h"
+#include "tests/lib/raw.h"
+
+enum { MANY = 48 };
+
+static struct raw a, b;
+static kvt_key keys[KVT_KEYS_MAX];
+static uint8_t statuses[KVT_KEYS_MAX];
+
+static void enter(struct raw *r, const struct daemon *d)
+{
+        raw_open(r, d->socket);
+        raw_hello(r);
+}
+
+/* A put of n parts that all have the bytes at offset 0, unanswered so far. */
+static void send_put(struct raw *r, uint32_t id, uint32_t space, const kvt_key *parent, const kvt_key *k, size_t n)
+{
+        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
+        static const uint64_t zeros[KVT_KEYS_MAX];
+
+        q.space = space;
+        if (parent)
+                q.parent = (ProtobufCBinaryData){16, (uint8_t *)parent->bytes};
+        q.keys = (ProtobufCBinaryData){16 * n, (uint8_t *)k->bytes};
+        q.offsets = (ProtobufCBinaryData){8 * n, (uint8_t *)zeros};
+        CHECK_EQ(raw_send(r, KVT_MSG_PUT_COMMIT, id, &q), 0);
+}
+
+static void take_put(struct raw *r, uint32_t id, size_t n, uint8_t *ret)
+{
+        CHECK_EQ(raw_recv(r, RAW_TIMEOUT_MSEC * CHECK_SLOW), RAW_PACKET);
+        CHECK_EQ(r->f.type, KVT_MSG_PUT_COMMIT | KVT_REPLY);
+        CHECK_EQ(r->f.request_id, id);
+        Kvtier__PutCommitReply *m = (Kvtier__PutCommitReply *)raw_unpack(r, &kvtier__put_commit_reply__descriptor);
+        CHECK(m);
+        CHECK_EQ(m->statuses.len, n);
+        memcpy(ret, m->statuses.data, n);
+        protobuf_c_message_free_unpacked(&m->base, NULL);
+}
+
+static int begin(struct raw *r, uint32_t space, const kvt_key *k, size_t n, struct kvt_put_entry *ret)
+{
+        Kvtier__PutBeginRequest q = KVTIER__PUT_BEGIN_REQUEST__INIT;
+
+        q.space = space;
+        q.keys = (ProtobufCBinaryData){16 * n, (uint8_t *)k->bytes};
+        Kvtier__PutBeginReply *m = raw_call(r, KVT_MSG_PUT_BEGIN, &q, &kvtier__put_begin_reply__descriptor);
+        if (!m)
+                return r->error;
+        CHECK_EQ(m->entries.len, n * sizeof(*ret));
+        memcpy(ret, m->entries.data, m->entries.len);
+        protobuf_c_message_free_unpacked(&m->base, NULL);
+        return 0;
+}
+
+static int commit(struct raw *r, uint32_t space, const struct kvt_put_entry *e, size_t n, uint64_t stride, uint8_t *ret)
+{
+        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
+        uint64_t ids[64], offsets[64];
+
+        for (size_t i = 0; i < n; i++) {
+                ids[i] = e[i].reservation;
+                offsets[i] = i * stride;
+        }
+        q.space = space;
+        q.reservations = (ProtobufCBinaryData){8 * n, (uint8_t *)ids};
+        q.offsets = (ProtobufCBinaryData){8 * n, (uint8_t *)offsets};
+        Kvtier__PutCommitReply *m = raw_call(r, KVT_MSG_PUT_COMMIT, &q, &kvtier__put_commit_reply__descriptor);
+        if (!m)
+                return r->error;
+        CHECK_EQ(m->statuses.len, n);
+        memcpy(ret, m->statuses.data, n);
+        protobuf_c_message_free_unpacked(&m->base, NULL);
+        return 0;
+}
+
+static void test_offsets_outside_staging(void **state)
+{
+        static const uint64_t wrong[] = {(1 << 20) - 4095, 1 << 20, 1ull << 32, 1ull << 63, UINT64_MAX, UINT64_MAX - 4095};
+        struct daemon d;
+
+        DAEMON_START(&d);
+        enter(&a, &d);
+        uint32_t space = raw_space(&a, "m", 4096, 1);
+        pattern_keys(1, 0, 2, keys);
+        raw_staging(&a, 1 << 20);
+        CHECK_EQ(a.staging_bytes, 1 << 20);
+        for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+                uint64_t offsets[2] = {0, wrong[i]};
+                Kvtier__PutCommitRequest put = KVTIER__PUT_COMMIT_REQUEST__INIT;
+                Kvtier__GetRequest get = KVTIER__GET_REQUEST__INIT;
+                put.space = get.space = space;
+                put.keys = get.keys = (ProtobufCBinaryData){32, keys[0].bytes};
+                put.offsets = get.offsets = (ProtobufCBinaryData){16, (uint8_t *)offsets};
+                CHECK_IS(raw_status(&a, KVT_MSG_PUT_COMMIT, &put), KVT_E_BAD_STAGING);
+                CHECK_IS(raw_status(&a, KVT_MSG_GET, &get), KVT_E_BAD_STAGING);
+        }
+        CHECK_EQ(daemon_audit(&d).n_blocks, 0);
+        uint64_t last[2] = {0, (1 << 20) - 4096}; /* the last that fits */
+        Kvtier__PutCommitRequest put = KVTIER__PUT_COMMIT_REQUEST__INIT;
+        put.space = space;
+        put.keys = (ProtobufCBinaryData){32, keys[0].bytes};
+        put.offsets = (ProtobufCBinaryData){16, (uint8_t *)last};
+        CHECK_OK(raw_status(&a, KVT_MSG_PUT_COMMIT, &put));
+        CHECK_EQ(daemon_audit(&d).n_blocks, 2);
+        raw_close(&a);
+        daemon_end(&d);
+}
+
+static void test_offsets_missing_or_no_staging(void **state)
+{
+        static const size_t lengths[] = {0, 8, 15, 24};
+        static const uint64_t offsets[3];
+        struct daemon d;
+
+        DAEMON_START(&d);
+        enter(&a, &d);
+        uint32_t space = raw_space(&a, "m", 4096, 1);
+        pattern_keys(1, 0, 2, keys);
+        for (int staging = 0; staging < 2; staging++) {
+                if (staging)
+                        raw_staging(&a, 1 << 20);
+                for (size_t i = 0; i < sizeof(lengths) / sizeof(*lengths); i++) {
+                        Kvtier__PutCommitRequest put = KVTIER__PUT_COMMIT_REQUEST__INIT;
+                        Kvtier__GetRequest get = KVTIER__GET_REQUEST__INIT;
+                        put.space = get.space = space;
+                        put.keys = get.keys = (ProtobufCBinaryData){32, keys[0].bytes};
+                        put.offsets = get.offsets = (ProtobufCBinaryData){lengths[i], (uint8_t *)offsets};
+                        CHECK_IS(raw_status(&a, KVT_MSG_PUT_COMMIT, &put), KVT_E_BAD_STAGING);
+                        CHECK_IS(raw_status(&a, KVT_MSG_GET, &get), KVT_E_BAD_STAGING);
+                }
+        }
+        uint32_t large = raw_space(&a, "large", 2 << 20, 1); /* a part larger than all of staging */
+        Kvtier__PutCommitRequest put = KVTIER__PUT_COMMIT_REQUEST__INIT;
+        put.space = large;
+        put.keys = (ProtobufCBinaryData){16, keys[0].bytes};
+        put.offsets = (ProtobufCBinaryData){8, (uint8_t *)offsets};
+        CHECK_IS(raw_status(&a, KVT_MSG_PUT_COMMIT, &put), KVT_E_BAD_STAGING);
+        raw_close(&a);
+        daemon_end(&d);
+}
+
+static void test_staging_can_be_neither_shrunk_nor_grown(void **state)
+{
+        Kvtier__StagingOpenRequest q = KVTIER__STAGING_OPEN_REQUEST__INIT;
+        struct daemon d;
+        char path[64];
+
+        DAEMON_START(&d, "--staging_bytes=1M");
+        enter(&a, &d);
+        raw_staging(&a, UINT64_MAX);
+        CHECK_EQ(a.staging_bytes, 1 << 20); /* no more than the daemon allows */
+        CHECK_EQ(daemon_status(&d).staging_bytes, 1 << 20);
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", a.staging_fd);
+        int again = open(path, O_RDWR | O_CLOEXEC);
+        for (int i = 0; i < 2; i++) {
+                int fd = i ? again : a.staging_fd;
+                CHECK(ftruncate(fd, 4096) < 0 && errno == EPERM);
+                CHECK(ftruncate(fd, 0) < 0 && errno == EPERM);
+                CHECK(ftruncate(fd, 2 << 20) < 0 && errno == EPERM);
+                CHECK(fallocate(fd, 0, 1 << 20, 4096) < 0 && errno == EPERM);
+                CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) < 0 && errno == EPERM);
+        }
+        close(again);
+        /* holes are allowed, and read as zeros */
+        uint32_t space = raw_space(&a, "m", 4096, 1);
+        pattern_keys(1, 0, 1, keys);
+        CHECK(fallocate(a.staging_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 1 << 20) == 0);
+        CHECK_OK(raw_put(&a, space, 0, NULL, keys, 1, 4096, statuses));
+        CHECK_OK(statuses[0]);
+        CHECK_IS(raw_status(&a, KVT_MSG_STAGING_OPEN, &q), KVT_E_BAD_REQUEST); /* a second one */
+        raw_close(&a);
+        WAIT_FOR(daemon_status(&d).staging_bytes == 0, 2000);
+        daemon_end(&d);
+}
+
+static bool stop;
+
+static void *scribble(void *arg)
+{
+        const struct raw *r = arg;
+        uint64_t x = 1;
+
+        while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
+                for (size_t i = 0; i < r->staging_bytes; i += 512, x++)
+                        __atomic_store_n((uint64_t *)(void *)(r->staging + i), x, __ATOMIC_RELAXED);
+        return NULL;
+}
+
+/* What is stored may be any mix of what was written, but the checksum is that of what is stored. */
+static void test_scribbling_during_commit(void **state)
+{
+        enum { PART = 256 << 10, N = 64 };
+        struct pattern_space sp;
+        struct daemon d;
+        pthread_t thread;
+        kvt_mapping maps[N];
+
+        DAEMON_START(&d);
+        enter(&a, &d);
+        uint32_t space = raw_space(&a, "model", PART, 1);
+        raw_staging(&a, PART);
+        kvt *c = pattern_open(&d, 0);
+        PATTERN_SPACE(&sp, c, .part_bytes = PART);
+        pattern_keys(1, 0, N, keys);
+        stop = false;
+        CHECK_EQ(pthread_create(&thread, NULL, scribble, &a), 0);
+        for (size_t i = 0; i < N; i += 16) {
+                send_put(&a, 1, space, i ? &keys[i - 1] : NULL, keys + i, 16);
+                take_put(&a, 1, 16, statuses);
+                CHECK_EQ(pattern_count(statuses, 16, 0), 16);
+        }
+        CHECK_OK(kvt_map(sp.s, keys, N, maps, statuses));
+        size_t n_different = 0;
+        for (size_t i = 0; i < N; i++) {
+                CHECK_OK(statuses[i]);
+                CHECK_OK(kvt_verify(sp.s, &maps[i]));
+                n_different += i && memcmp(maps[i].data, maps[0].data, PART) != 0;
+        }
+        CHECK(n_different > 0); /* the scribbler was there */
+        /* and a get through staging that is scribbled upon gives garbage to that client only: the daemon's copy stays whole */
+        Kvtier__GetRequest get = KVTIER__GET_REQUEST__INIT;
+        static const uint64_t zero[16];
+        get.space = space;
+        get.keys = (ProtobufCBinaryData){16 * 16, keys[0].bytes};
+        get.offsets = (ProtobufCBinaryData){8 * 16, (uint8_t *)zero};
+        for (int i = 0; i < 4; i++)
+                CHECK_OK(raw_status(&a, KVT_MSG_GET, &get));
+        __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+        pthread_join(thread, NULL);
+        for (size_t i = 0; i < N; i++)
+                CHECK_OK(kvt_verify(sp.s, &maps[i]));
+        CHECK_OK(kvt_unmap(sp.s, maps, N, NULL));
+        CHECK_EQ(daemon_counter(&d, "corrupt"), 0);
+        kvt_space_close(sp.s);
+        kvt_close(c);
+        raw_close(&a);
+        daemon_end(&d);
+}
+
+static void test_a_commit_that_never_comes(void **state)
+{
+        struct kvt_put_entry e[8];
+        struct daemon d;
+
+        DAEMON_START(&d, "--put_timeout_usec=200ms");
+        enter(&a, &d);
+        uint32_t space = raw_space(&a, "m", 65536, 1);
+        raw_staging(&a, 1 << 20);
+        pattern_keys(1, 0, 8, keys);
+        CHECK_OK(begin(&a, space, keys, 8, e));
+        for (int i = 0; i < 8; i++)
+                CHECK_OK(e[i].status);
+        struct daemon_status s = daemon_audit(&d);
+        CHECK_EQ(s.n_reservations, 8);
+        CHECK(s.used_bytes >= 8 * 65536);
+        CHECK_EQ(s.n_blocks, 0); /* reserved is not stored */
+        WAIT_FOR(daemon_audit(&d).n_reservations == 0, 2000);
+        CHECK_EQ(daemon_audit(&d).used_bytes, 0);
+        CHECK_EQ(daemon_counter(&d, "put_timeouts"), 8);
+        CHECK_OK(commit(&a, space, e, 8, 65536, statuses)); /* too late */
+        CHECK_EQ(pattern_count(statuses, 8, KVT_E_UNKNOWN_RESERVATION), 8);
+        CHECK_OK(begin(&a, space, keys, 8, e)); /* and the session works on */
+        CHECK_OK(commit(&a, space, e, 8, 65536, statuses));
+        CHECK_EQ(pattern_count(statuses, 8, 0), 8);
+        CHECK_EQ(daemon_audit(&d).n_blocks, 8);
+        raw_close(&a);
+        daemon_end(&d);
+}
+
+static void test_reservations_are_their_sessions_own_and_count_once(void **state)
+{
+        Kvtier__PutAbortRequest q = KVTIER__PUT_ABORT_REQUEST__INIT;
+        struct kvt_put_entry e[4], twice[2];
+        struct daemon d;
+
+        DAEMON_START(&d);
+        enter(&a, &d);
+        enter(&b, &d);
+        uint32_t space = raw_space(&a, "m", 4096, 1), other = raw_space(&a, "other", 4096, 1);
+        raw_staging(&a, 1 << 20);
+        raw_staging(&b, 1 << 20);
+        pattern_keys(1, 0, 4, keys);
+        CHECK_OK(begin(&a, space, keys, 4, e));
+        CHECK_OK(commit(&b, space, e, 4, 4096, statuses)); /* another session's */
+        CHECK_EQ(pattern_count(statuses, 4, KVT_E_UNKNOWN_RESERVATION), 4);
+        CHECK_OK(commit(&a, other, e, 1, 4096, statuses)); /* in another space */
+        CHECK_IS(statuses[0], KVT_E_UNKNOWN_RESERVATION);
+        q.reservations = (ProtobufCBinaryData){8, (uint8_t *)&e[0].reservation};
+        CHECK_OK(raw_status(&b, KVT_MSG_PUT_ABORT, &q));
+        CHECK_EQ(daemon_status(&d).n_reservations, 4);
+        twice[0] = twice[1] = e[0];
+        CHECK_OK(commit(&a, space, twice, 2, 4096, statuses));
+        CHECK_OK(statuses[0]);
+        CHECK_IS(statuses[1], KVT_E_UNKNOWN_RESERVATION);
+        CHECK_OK(raw_status(&a, KVT_MSG_PUT_ABORT, &q)); /* already committed: its status says so */
+        CHECK_EQ(daemon_status(&d).n_reservations, 3);
+        q.reservations = (ProtobufCBinaryData){8, (uint8_t *)&e[1].reservation};
+        CHECK_OK(raw_status(&a, KVT_MSG_PUT_ABORT, &q));
+        CHECK_EQ(daemon_status(&d).n_reservations, 2);
+        raw_close(&a); /* the rest goes with the session, at once */
+        WAIT_FOR(daemon_audit(&d).n_reservations == 0, 2000);
+        CHECK_EQ(daemon_audit(&d).n_blocks, 1);
+        raw_close(&b);
+        daemon_end(&d);
+}
+
+static void test_reserve_and_commit_through_the_library(void **state)
+{
+        enum { N = 20 };
+        kvt_reservation tickets[N];
+        struct pattern_space sp;
+        struct daemon d;
+
+        DAEMON_START(&d);
+        kvt *c = pattern_open(&d, 0);
+        PATTERN_SPACE(&sp, c, .part_bytes = 65536);
+        pattern_keys(1, 0, N, keys);
+        CHECK_OK(kvt_put_reserve(sp.s, NULL, keys, N, 0, tickets, statuses));
+        for (size_t i = 0; i < N; i++) {
+                CHECK_OK(statuses[i]);
+                pattern_fill(tickets[i].data, 65536, &keys[i], 0, 0);
+        }
+        CHECK_EQ(pattern_match(&sp, keys, N), 0);
+        CHECK_OK(kvt_put_commit(sp.s, tickets, N, statuses));
+        CHECK_EQ(pattern_count(statuses, N, 0), N);
+        CHECK_OK(pattern_get(&sp, keys, N, 0, statuses));
+        CHECK_EQ(pattern_count(statuses, N, 0), N);
+        CHECK_OK(kvt_put_reserve(sp.s, NULL, keys, N, 0, tickets, statuses));
+        CHECK_EQ(pattern_count(statuses, N, KVT_E_EXISTS), N);
+        CHECK_OK(kvt_put_reserve(sp.s, &keys[N - 1], keys + N, 2, 0, tickets, statuses));
+        CHECK_OK(kvt_put_abort(sp.s, tickets, 2));
+        WAIT_FOR(daemon_audit(&d).n_reservations == 0, 2000);
+        CHECK_EQ(daemon_audit(&d).n_blocks, N);
+        kvt_space_close(sp.s);
+        kvt_close(c);
+        daemon_end(&d);
+}
+
+static void test_cancel_of_a_pipelined_put(void **state)
+{
+        Kvtier__CancelRequest q = KVTIER__CANCEL_REQUEST__INIT;
+        uint32_t n, stop_;
+        struct daemon d;
+
+        DAEMON_START(&d, "--workers=1", "--host_bytes=128M");
+        enter(&a, &d);
+        uint32_t space = raw_space(&a, "m", 1 << 20, 1);
+        raw_staging(&a, 1 << 20);
+        pattern_keys(1, 0, MANY, keys);
+        send_put(&a, 5, space, NULL, keys, MANY);
+        q.request_id = 5;
+        raw_send(&a, KVT_MSG_CANCEL, 0, &q);
+        take_put(&a, 5, MANY, statuses); /* the put itself is answered */
+        size_t n_stored = pattern_count(statuses, MANY, 0), n_cancelled = pattern_count(statuses, MANY, KVT_E_CANCELLED);
+        CHECK(n_cancelled > 0);
+        CHECK_EQ(n_stored + n_cancelled + pattern_count(statuses, MANY, KVT_E_NO_PARENT), MANY);
+        CHECK_OK(raw_match(&a, space, keys, MANY, &n, &stop_));
+        CHECK_EQ(n, n_stored);
+        CHECK_EQ(daemon_audit(&d).n_blocks, n_stored);
+        CHECK_EQ(daemon_status(&d).n_xfers, 0);
+        send_put(&a, 6, space, NULL, keys, MANY); /* again, to the end */
+        take_put(&a, 6, MANY, statuses);
+        CHECK_EQ(pattern_count(statuses, MANY, KVT_E_EXISTS), n_stored);
+        CHECK_EQ(pattern_count(statuses, MANY, 0), MANY - n_stored);
+        raw_close(&a);
+        daemon_end(&d);
+}
+
+static void test_more_under_way_than_allowed(void **state)
+{
+        struct kvt_put_entry e[5];
+        struct daemon d;
+
+        DAEMON_START(&d, "--max_inflight_session=4");
+        enter(&a, &d);
+        uint32_t space = raw_space(&a, "m", 4096, 1);
+        raw_staging(&a, 1 << 20);
+        pattern_keys(1, 0, 16, keys);
+        CHECK_IS(begin(&a, space, keys, 5, e), KVT_E_AGAIN);
+        CHECK_OK(begin(&a, space, keys, 4, e));
+        CHECK_IS(begin(&a, space, keys + 4, 1, e + 4), KVT_E_AGAIN);
+        CHECK_IS(raw_put(&a, space, 0, NULL, keys + 8, 1, 4096, statuses), KVT_E_AGAIN);
+        CHECK_OK(commit(&a, space, e, 4, 4096, statuses));
+        CHECK_EQ(pattern_count(statuses, 4, 0), 4);
+        CHECK_OK(raw_put(&a, space, 0, NULL, keys + 8, 4, 4096, statuses)); /* room again */
+        CHECK_IS(raw_put(&a, space, 0, NULL, keys + 8, 5, 4096, statuses), KVT_E_AGAIN);
+        raw_close(&a);
+        daemon_end(&d);
+}
+
+struct racer {
+        struct daemon *d;
+        struct meeting *meet;
+        uint8_t *statuses; /* shared memory */
+        int flavour;
+};
+
+enum { RACE = 400 };
+
+static void race(void *arg)
+{
+        struct racer *x = arg;
+        struct pattern_space sp;
+        kvt_key k[RACE];
+        kvt *c = pattern_open(x->d, 0);
+
+        PATTERN_SPACE(&sp, c, .part_bytes = 8192);
+        pattern_keys(1, 0, RACE, k);
+        meeting_at(x->meet, 1);
+        for (size_t i = 0; i < RACE; i += 20) {
+                memset(x->statuses + i, 0xff, 20);
+                CHECK_OK(pattern_put(&sp, i ? &k[i - 1] : NULL, k + i, 20, x->flavour, 0, x->statuses + i));
+        }
+        kvt_space_close(sp.s);
+        kvt_close(c);
+}
+
+/* Per key exactly one of them wins; the other is told that it exists; and the bytes are those of one of them. */
+static void test_two_processes_put_the_same_keys(void **state)
+{
+        struct meeting meet[2];
+        struct racer x[2];
+        struct pattern_space sp;
+        struct daemon d;
+        pid_t pids[2];
+        size_t won[2] = {};
+
+        DAEMON_START(&d);
+        for (int i = 0; i < 2; i++) {
+                meeting_init(&meet[i]);
+                x[i] = (struct racer){.d = &d, .meet = &meet[i], .flavour = i};
+                x[i].statuses = mmap(NULL, RACE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+                pids[i] = child_start(race, &x[i]);
+        }
+        meeting_at(&meet[0], 0);
+        meeting_at(&meet[1], 0);
+        child_join(pids[0]);
+        child_join(pids[1]);
+        kvt *c = pattern_open(&d, 0);
+        PATTERN_SPACE(&sp, c, .part_bytes = 8192);
+        pattern_keys(1, 0, RACE, keys);
+        CHECK_EQ(pattern_match(&sp, keys, RACE), RACE);
+        for (size_t i = 0; i < RACE; i++) {
+                int winner = x[0].statuses[i] == 0 ? 0 : 1;
+                CHECK_OK(x[winner].statuses[i]);
+                CHECK_IS(x[!winner].statuses[i], KVT_E_EXISTS);
+                CHECK_OK(pattern_get(&sp, &keys[i], 1, winner, statuses));
+                CHECK_OK(statuses[0]);
+                won[winner]++;
+        }
+        CHECK_EQ(won[0] + won[1], RACE);
+        CHECK_EQ(daemon_audit(&d).n_blocks, RACE);
+        for (int i = 0; i < 2; i++) {
+                munmap(x[i].statuses, RACE);
+                meeting_deinit(&meet[i]);
+        }
+        kvt_space_close(sp.s);
+        kvt_close(c);
+        daemon_end(&d);
+}
+
+/* The same, deterministic: the second offer waits for the first, in one daemon pass. */
+static void test_an_offer_under_way_makes_another_wait(void **state)
+{
+        uint8_t other[MANY];
+        struct daemon d;
+
+        DAEMON_START(&d, "--workers=1", "--host_bytes=128M");
+        enter(&a, &d);
+        enter(&b, &d);
+        uint32_t space = raw_space(&a, "m", 1 << 20, 1);
+        CHECK_EQ(raw_space(&b, "m", 1 << 20, 1), space);
+        raw_staging(&a, 1 << 20);
+        raw_staging(&b, 1 << 20);
+        pattern_keys(1, 0, MANY, keys);
+        send_put(&a, 1, space, NULL, keys, MANY);
+        usleep(1000);
+        send_put(&b, 1, space, NULL, keys, MANY);
+        take_put(&a, 1, MANY, statuses);
+        take_put(&b, 1, MANY, other);
+        for (int i = 0; i < MANY; i++) {
+                CHECK_OK(statuses[i]);
+                CHECK_IS(other[i], KVT_E_EXISTS);
+        }
+        raw_close(&a);
+        raw_close(&b);
+        daemon_end(&d);
+}
+
+/* b offers what a is storing, and leaves; then a's copy comes to nothing, because its prefix is dropped. b's staging went with b: its offer must not
+ * be taken up. */
+static void test_an_offer_that_waits_ends_with_its_session(void **state)
+{
+        Kvtier__DropRequest drop = KVTIER__DROP_REQUEST__INIT;
+        struct daemon d;
+
+        DAEMON_START(&d, "--workers=1", "--host_bytes=128M");
+        enter(&a, &d);
+        enter(&b, &d);
+        uint32_t space = raw_space(&a, "model", 1 << 20, 1);
+        raw_staging(&a, 1 << 20);
+        raw_staging(&b, 1 << 20);
+        pattern_keys(1, 0, MANY, keys);
+        pattern_fill(b.staging, 1 << 20, &keys[MANY - 1], 0, 1);
+        send_put(&a, 1, space, NULL, keys, MANY);
+        usleep(500);
+        send_put(&b, 1, space, NULL, &keys[MANY - 1], 1);
+        raw_close(&b);
+        enter(&b, &d);
+        drop.space = space;
+        drop.keys = (ProtobufCBinaryData){16, keys[0].bytes};
+        CHECK_OK(raw_status(&b, KVT_MSG_DROP, &drop));
+        take_put(&a, 1, MANY, statuses);
+        WAIT_FOR(daemon_status(&d).n_xfers == 0, 5000);
+        uint32_t n, stop_;
+        CHECK_OK(raw_match(&b, space, &keys[MANY - 1], 1, &n, &stop_));
+        CHECK_EQ(n, statuses[MANY - 1] == 0); /* unless the transfers were faster than the drop */
+        raw_close(&a);
+        raw_close(&b);
+        WAIT_FOR(daemon_status(&d).staging_bytes == 0, 2000);
+        daemon_end(&d);
+}
+
+/* Nobody has the space open, its only block is the first to go, and a reservation in it, by its handle, makes that happen. */
+static void test_a_reservation_that_evicts_its_spaces_last_block(void **state)
+{
+        enum { PART = 512 << 10 };
+        struct kvt_put_entry e[2];
+        struct daemon d;
+        size_t n_max;
+
+        DAEMON_START(&d, "--host_bytes=16M");
+        enter(&a, &d);
+        uint32_t filler = raw_space(&a, "filler", PART, 1);
+        raw_staging(&a, PART);
+        pattern_keys(1, 0, 64, keys);
+        for (int i = 0; i < 40; i++) {
+                send_put(&a, 1, filler, NULL, &keys[i], 1);
+                take_put(&a, 1, 1, statuses);
+        }
+        n_max = daemon_audit(&d).n_blocks; /* all that fit */
+        CHECK(n_max > 10 && n_max < 32);
+        Kvtier__PurgeRequest purge = KVTIER__PURGE_REQUEST__INIT;
+        CHECK_OK(raw_status(&a, KVT_MSG_PURGE, &purge));
+
+        enter(&b, &d);
+        uint32_t lonely = raw_space(&b, "lonely", PART, 1);
+        send_put(&a, 1, lonely, NULL, &keys[0], 1);
+        take_put(&a, 1, 1, statuses);
+        CHECK_OK(statuses[0]);
+        raw_close(&b);
+        WAIT_FOR(daemon_status(&d).n_sessions == 1, 2000);
+        for (size_t i = 1; i < n_max; i++) {
+                send_put(&a, 1, filler, NULL, &keys[i], 1);
+                take_put(&a, 1, 1, statuses);
+                CHECK_OK(statuses[0]);
+        }
+        CHECK_EQ(daemon_audit(&d).n_blocks, n_max);
+        CHECK_EQ(daemon_status(&d).n_spaces, 2);
+        int r = begin(&a, lonely, keys + 40, 2, e);
+        CHECK(r == 0 || r == KVT_E_UNKNOWN_SPACE);
+        CHECK(raw_alive(&a));
+        daemon_audit(&d);
+        raw_close(&a);
+        WAIT_FOR(daemon_status(&d).n_reservations == 0, 2000);
+        daemon_end(&d);
+}
+
+/* A small quota is not all staging. */
+static void test_staging_counts_against_the_quota(void **state)
+{
+        Kvtier__StagingOpenRequest q = KVTIER__STAGING_OPEN_REQUEST__INIT;
+        struct daemon d;
+        static struct raw many[8];
+        size_t n = 0;
+
+        DAEMON_START(&d, "--tenant_hard_bytes=8M");
+        for (; n < 8; n++) {
+                enter(&many[n], &d);
+                q.bytes = 64 << 20;
+                Kvtier__StagingOpenReply *m = raw_call(&many[n], KVT_MSG_STAGING_OPEN, &q, &kvtier__staging_open_reply__descriptor);
+                if (!m)
+                        break;
+                CHECK_EQ(m->bytes, 2 << 20);
+                protobuf_c_message_free_unpacked(&m->base, NULL);
+        }
+        CHECK_EQ(n, 2); /* all staging together is half the quota */
+        CHECK_IS(many[n].error, KVT_E_QUOTA);
+        CHECK_EQ(daemon_status(&d).staging_bytes, 4 << 20);
+        raw_close(&many[0]);
+        WAIT_FOR(daemon_status(&d).staging_bytes == 2 << 20, 2000);
+        CHECK_OK(raw_status(&many[n], KVT_MSG_STAGING_OPEN, &q)); /* now there is room */
+        for (size_t i = 1; i <= n; i++)
+                raw_close(&many[i]);
+        WAIT_FOR(daemon_status(&d).staging_bytes == 0, 2000);
+        daemon_end(&d);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(test_offsets_outside_staging),
+                TEST(test_offsets_missing_or_no_staging),
+                TEST(test_staging_can_be_neither_shrunk_nor_grown),
+                TEST(test_scribbling_during_commit),
+                TEST(test_a_commit_that_never_comes),
+                TEST(test_reservations_are_their_sessions_own_and_count_once),
+                TEST(test_reserve_and_commit_through_the_library),
+                TEST(test_cancel_of_a_pipelined_put),
+                TEST(test_more_under_way_than_allowed),
+                TEST(test_two_processes_put_the_same_keys),
+                TEST(test_an_offer_under_way_makes_another_wait),
+                TEST(test_an_offer_that_waits_ends_with_its_session),
+                TEST(test_a_reservation_that_evicts_its_spaces_last_block),
+                TEST(test_staging_counts_against_the_quota),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
