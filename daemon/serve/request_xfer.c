@@ -132,6 +132,7 @@ void request_put_begin(struct session *c, uint32_t id, const void *message, cons
         if (!s || !request_shard(c, id, s, m->shard) || !check_parent(c, id, &m->parent) || !(n = request_keys(c, id, &m->keys)) ||
             !check_busy(c, id, n))
                 return;
+        s->n_open++; /* making room may take its last block */
         for (uint32_t i = 0; i < n; i++) {
                 const uint8_t *key = m->keys.data + 16 * i;
                 bool before = i && (entries[i - 1].status == 0 || entries[i - 1].status == KVT_E_EXISTS);
@@ -162,6 +163,8 @@ void request_put_begin(struct session *c, uint32_t id, const void *message, cons
                 metrics.c_refused_leased += r == KVT_E_AGAIN_LEASED;
                 parent = key;
         }
+        s->n_open--;
+        engine_settle_space(e, s);
         reply.entries = (ProtobufCBinaryData){n * sizeof *entries, (uint8_t *)entries};
         session_reply(c, KVT_MSG_PUT_BEGIN, id, &reply);
 }
