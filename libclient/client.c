@@ -95,6 +95,8 @@ static void conn_install(kvt *c, struct setup *u)
         for (size_t i = 0; i < u->n_spaces; i++) {
                 u->spaces[i].space->handle = u->spaces[i].handle;
                 u->spaces[i].space->error = u->spaces[i].error;
+                if (u->spaces[i].events)
+                        event_missed(c, u->spaces[i].space);
         }
         poll_attach(c);
 }

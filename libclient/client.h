@@ -215,6 +215,8 @@ void space_free(kvt_space *s);
 
 /* event.c */
 int event_on_message(kvt *c, const uint8_t *body, size_t n);
+/* Queues word that events may have been missed. */
+void event_missed(kvt *c, kvt_space *s);
 /* Delivers queued events; drops the lock meanwhile. */
 void event_deliver(kvt *c);
 void event_forget(kvt *c, kvt_space *s);

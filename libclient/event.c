@@ -12,14 +12,14 @@ struct event {
         kvt_key keys[]; /* stored, then removed */
 };
 
-static int event_queue(kvt *c, kvt_space *s, const Kvtier__Event *m)
+static void event_queue(kvt *c, kvt_space *s, const Kvtier__Event *m)
 {
         size_t n_stored = m->stored.len / sizeof(kvt_key), n_removed = m->removed.len / sizeof(kvt_key);
         struct event *e = c->n_events < EVENTS_MAX ? malloc(sizeof(*e) + (n_stored + n_removed) * sizeof(kvt_key)) : NULL;
 
         if (!e) {
                 s->n_events_lost += m->n_lost + n_stored + n_removed;
-                return 0;
+                return;
         }
         *e = (struct event){.space = s, .n_stored = n_stored, .n_removed = n_removed, .n_lost = m->n_lost + s->n_events_lost};
         s->n_events_lost = 0;
@@ -30,7 +30,15 @@ static int event_queue(kvt *c, kvt_space *s, const Kvtier__Event *m)
         *c->events_tail = e;
         c->events_tail = &e->next;
         c->n_events++;
-        return 0;
+}
+
+void event_missed(kvt *c, kvt_space *s)
+{
+        Kvtier__Event m = KVTIER__EVENT__INIT;
+
+        m.n_lost = 1;
+        event_queue(c, s, &m);
+        poll_signal(c);
 }
 
 int event_on_message(kvt *c, const uint8_t *body, size_t n)

@@ -264,7 +264,7 @@ int slab_add(kvt *c, uint32_t id, uint64_t bytes, int fd)
         void *p;
 
         /* sealed against shrinking: else reading it could end in SIGBUS */
-        if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || !bytes || bytes > (uint64_t)st.st_size ||
+        if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || !bytes || bytes % 4096 || bytes > (uint64_t)st.st_size ||
             bytes > SIZE_MAX - huge_bytes || slab_find(c, id))
                 return KVT_E_CORRUPT;
         m = calloc(1, sizeof(*m));

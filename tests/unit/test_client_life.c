@@ -367,8 +367,10 @@ static void on_event(const kvt_key *stored, size_t n_stored, const kvt_key *remo
         seen->n_stored += n_stored;
         seen->n_removed += n_removed;
         seen->n_lost += n_lost;
-        assert_int_equal(stored[1].bytes[0], 2);
-        assert_int_equal(removed[0].bytes[0], 3);
+        if (n_stored)
+                assert_int_equal(stored[1].bytes[0], 2);
+        if (n_removed)
+                assert_int_equal(removed[0].bytes[0], 3);
 }
 
 static void test_events(void **state)
@@ -391,6 +393,8 @@ static void test_events(void **state)
         assert_int_equal(kvt_match(x->s, NULL, 0, 0, 0, &r), 0); /* reconnects, and asks for events again */
         kvt_process(x->c);
         eventually(x->f->n_events == 2 || (kvt_process(x->c), false));
+        assert_int_equal(kvt_process(x->c), 0);
+        assert_int_equal(seen.n_lost, 10); /* who knows what happened meanwhile */
         assert_int_equal(kvt_events(x->s, NULL, NULL), 0);
         assert_int_equal(x->f->n_events, 3);
         x->f->event = true;
