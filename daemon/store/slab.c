@@ -242,19 +242,12 @@ void slab_populate_work(struct job *j)
         struct slab *s = container_of(j, struct slab, populate_job);
         uint32_t n_chunks = (uint32_t)(s->bytes / CHUNK_BYTES);
 
-        s->populate_result = 1;
-        for (int turn = 0; turn < 8; turn++) {
-                if (s->i_chunk == n_chunks) {
-                        s->populate_result = 0;
-                        return;
-                }
-                if (!chunk_there(s, s->i_chunk)) {
-                        int r = populate_chunk(s, s->i_chunk);
-                        if (r < 0) {
-                                s->populate_result = r;
-                                return;
-                        }
-                }
+        while (s->i_chunk < n_chunks && chunk_there(s, s->i_chunk))
                 s->i_chunk++;
+        s->populate_result = s->i_chunk < n_chunks;
+        if (s->populate_result) { /* one chunk, then what is urgent comes first */
+                int r = populate_chunk(s, s->i_chunk);
+                if (r < 0)
+                        s->populate_result = r;
         }
 }

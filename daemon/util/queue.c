@@ -1,3 +1,4 @@
+#include <sched.h>
 #include <sys/eventfd.h>
 
 #include "daemon/util/assert.h"
@@ -54,9 +55,21 @@ void queue_kick(struct queue *q)
 struct job *queue_take(struct queue *q)
 {
         struct job *j = NULL;
+        bool yielded = false;
 
         pthread_mutex_lock(&q->lock);
-        while (!q->stop && !(j = list_first(&q->urgent, struct job, link) ?: list_first(&q->background, struct job, link))) {
+        while (!q->stop && !(j = list_first(&q->urgent, struct job, link))) {
+                if (!list_empty(&q->background)) {
+                        if (yielded) {
+                                j = list_first(&q->background, struct job, link);
+                                break;
+                        }
+                        pthread_mutex_unlock(&q->lock);
+                        sched_yield(); /* the loop may be about to bring urgent work, and want this CPU for it */
+                        pthread_mutex_lock(&q->lock);
+                        yielded = true;
+                        continue;
+                }
                 q->n_sleeping++;
                 pthread_cond_wait(&q->wake, &q->lock);
                 q->n_sleeping--;
