@@ -23,7 +23,6 @@ static int usage(FILE *f, int status)
                    "  --config=FILE    read FILE and FILE.d/*.conf instead of the standard place\n"
                    "  --check-config   check the configuration and exit: 0 good, 1 bad\n"
                    "  --show-config    print the configuration in force and exit\n"
-                   "  --params-man     print the table of parameters as mdoc and exit\n"
                    "  --version        print the release and exit\n"
                    "  --help           print this and exit\n\n"
                    "PARAMETER is one of kvtierd.conf(5), such as --host_bytes=16G or --socket=/run/x.sock ('-' may stand for '_').\n");
@@ -63,10 +62,6 @@ static int parse_options(int argc, char **argv)
                         exit(usage(stdout, EXIT_SUCCESS));
                 if (!strcmp(a, "--version")) {
                         printf("kvtierd %s (protocol %d to %d)\n", KVT_RELEASE, KVT_PROTO_MIN, KVT_PROTO_MAX);
-                        exit(EXIT_SUCCESS);
-                }
-                if (!strcmp(a, "--params-man")) {
-                        conf_print_man();
                         exit(EXIT_SUCCESS);
                 }
                 if (!strcmp(a, "--check-config")) {

@@ -103,12 +103,12 @@ static int reclaim_within(struct engine *e, struct tenant *t, uint64_t slot_byte
         if (!list_empty(&t->empty)) /* of a size or a past that does not fit */
                 return take_slab(e, t, false);
         if (i == POOL_NONE)
-                return t->n_leases ? KVT_E_AGAIN_LEASED : refused;
+                return t->retired_bytes ? KVT_E_AGAIN : t->n_leases ? KVT_E_AGAIN_LEASED : refused;
         if (slab_of_block(e, i)->slot_bytes == slot_bytes) {
                 engine_kill(e, i, KVT_WHY_EVICTED);
                 return 0;
         }
-        s = coldest_slab(e, t);
+        s = t->retired_bytes ? NULL : coldest_slab(e, t); /* one at a time: or asking again and again would empty them all */
         if (!s) {
                 /* slabs with leases in them: evict what is of the right size, wherever it stands in the order */
                 for (; i != POOL_NONE; i = block_at(&e->blocks, i)->lru_next)
@@ -116,7 +116,7 @@ static int reclaim_within(struct engine *e, struct tenant *t, uint64_t slot_byte
                                 engine_kill(e, i, KVT_WHY_EVICTED);
                                 return 0;
                         }
-                return KVT_E_AGAIN_LEASED;
+                return t->retired_bytes ? KVT_E_AGAIN : KVT_E_AGAIN_LEASED;
         }
         empty_out(e, s);
         return s->n_used ? KVT_E_AGAIN_LEASED : 0;
@@ -165,9 +165,11 @@ int reclaim_charge(struct engine *e, struct tenant *t, uint64_t bytes)
                 struct tenant *victim = r == KVT_E_QUOTA ? t : quota_victim(&e->tenants, t);
                 if (!victim)
                         return r;
+                if (victim == t && t->retired_bytes >= bytes)
+                        return KVT_E_AGAIN;
                 int made = take_slab(e, victim, victim != t);
                 if (made != 0)
-                        return made == KVT_E_AGAIN && r == KVT_E_QUOTA && !victim->n_blocks ? r : made;
+                        return made == KVT_E_AGAIN && r == KVT_E_QUOTA && !victim->n_blocks && !victim->retired_bytes ? r : made;
         }
         return KVT_E_AGAIN;
 }

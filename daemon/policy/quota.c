@@ -19,14 +19,14 @@ struct tenant *quota_victim(const struct tenants *all, struct tenant *needy)
                 return needy;
         list_for_each(t, &all->all, struct tenant, link)
         {
-                uint64_t soft = quota_soft(all, t);
+                uint64_t soft = quota_soft(all, t), left = t->held_bytes - t->retired_bytes;
                 if (!t->lru_cold && (!needy || t == needy))
                         continue;
-                if (t->held_bytes > soft && t->held_bytes - soft > over) {
-                        over = t->held_bytes - soft;
+                if (left > soft && left - soft > over) {
+                        over = left - soft;
                         furthest = t;
                 }
-                if (t->lru_cold && (!largest || t->held_bytes > largest->held_bytes))
+                if (t->lru_cold && !t->retired_bytes && (!largest || t->held_bytes > largest->held_bytes))
                         largest = t;
         }
         if (furthest)

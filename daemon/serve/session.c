@@ -180,7 +180,8 @@ static int peer_tenant(struct session *c)
 {
         struct ucred u;
         socklen_t n = sizeof u;
-        gid_t *groups = NULL;
+        gid_t *groups;
+        size_t n_supplementary = 0;
         int r;
 
         if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &u, &n) < 0)
@@ -190,15 +191,16 @@ static int peer_tenant(struct session *c)
         c->privileged = u.uid == 0 || u.uid == geteuid();
         n = 0;
         if (getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &n) < 0 && errno == ERANGE) {
-                groups = malloc(n);
-                if (!groups)
-                        return KVT_E_NO_MEMORY;
-                if (getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) < 0)
-                        n = 0;
-        } else {
-                n = 0;
+                n_supplementary = n / sizeof *groups;
         }
-        r = tenant_of_peer(&c->server->engine.tenants, &c->server->conf, u.uid, groups, n / sizeof(gid_t), &c->tenant);
+        groups = malloc((n_supplementary + 1) * sizeof *groups);
+        if (!groups)
+                return KVT_E_NO_MEMORY;
+        n = (socklen_t)(n_supplementary * sizeof *groups);
+        if (n && getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, groups, &n) < 0)
+                n_supplementary = 0;
+        groups[n_supplementary] = u.gid; /* the primary group need not be among the others */
+        r = tenant_of_peer(&c->server->engine.tenants, &c->server->conf, u.uid, groups, n_supplementary + 1, &c->tenant);
         free(groups);
         return r;
 }

@@ -30,6 +30,7 @@ struct tenant {
         uint64_t hard_bytes, soft_bytes;
         uint64_t held_bytes; /* slabs, retired ones too, and staging: what the hard quota counts */
         uint64_t staging_bytes; /* of held_bytes */
+        uint64_t retired_bytes; /* of held_bytes: slabs on their way back, from clients that still map them */
         uint64_t used_bytes; /* slots in use */
         uint64_t payload_bytes;
         uint32_t n_blocks, n_sessions, n_spaces, n_leases;

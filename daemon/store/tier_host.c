@@ -73,6 +73,7 @@ static void destroy(struct host *h, struct slab *s)
         ASSERT(!s->n_jobs && !s->n_holders && !s->n_used);
         if (s->tenant) {
                 s->tenant->held_bytes -= s->bytes;
+                s->tenant->retired_bytes -= s->retired ? s->bytes : 0;
         }
         h->tier.held_bytes -= s->bytes;
         h->tier.slab_bytes -= s->bytes;
@@ -361,6 +362,7 @@ void host_retire(struct host *h, struct slab *s)
 {
         ASSERT(!s->n_used && s->tenant && !s->retired);
         s->retired = true;
+        s->tenant->retired_bytes += s->bytes;
         h->tier.n_retired++;
         list_remove(&s->link);
         list_append(&h->retired, &s->link);

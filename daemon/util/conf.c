@@ -485,22 +485,6 @@ const char *conf_reload(struct conf *c, struct conf *fresh)
         return differs;
 }
 
-static const char *type_name(enum param_type t)
-{
-        static const char *names[] = {"bytes", "time", "number", "percentage", "yes or no", "text"};
-        return names[t];
-}
-
-void conf_print_man(void)
-{
-        for (size_t i = 0; i < ELEMENTSOF(table); i++) {
-                printf(".It Ic %s Pq %s", table[i].name, type_name(table[i].type));
-                if (*table[i].def && strcmp(table[i].def, "0"))
-                        printf(" Pq default %s", table[i].def);
-                printf("\n%s\n%s\n", table[i].text, table[i].reload ? "Taken over on SIGHUP." : "Needs a restart.");
-        }
-}
-
 void conf_print(const struct conf *c)
 {
         printf("[kvtierd]\n");

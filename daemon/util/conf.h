@@ -51,7 +51,6 @@ void conf_deinit(struct conf *c);
 /* Copies what may change at run time; returns the name of the first parameter that differs and may not, or NULL. */
 const char *conf_reload(struct conf *c, struct conf *fresh);
 
-/* Writes the table as mdoc list items (for kvtierd.conf(5)) or as the configuration in force. */
-void conf_print_man(void);
+/* Writes the configuration in force, in the form of the file. */
 void conf_print(const struct conf *c);
 bool conf_is_param(const char *name);
