@@ -1,0 +1,128 @@
+/* startup_ms: from fork and exec of kvtierd with a 16 GiB host tier to the first answered hello. first_gib_put: speed of the first GiB of puts
+ * right after it, against the same puts when the daemon has the memory (the blocks were dropped) and has come to rest. first_touch_limit: how
+ * fast the kernel hands out memory in 2 MiB pages here, which bounds the former. In a virtual machine the host backs a page when it is touched
+ * for the first time, at a tenth of that speed or less, and may take it back when it has been free for a while: that is not kvtier's doing,
+ * so the memory is touched just before each start; what it costs without that stands in the row's note. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/bench/common.h"
+
+enum { PAGES = 32, BATCH = 16 };
+static const size_t huge_bytes = 2u << 20, touch_bytes = (2u << 30) + (256u << 20);
+static const double gib = 1u << 30;
+
+static size_t first_blocks(void)
+{
+        return quick() ? 128 : 512; /* 512 blocks are 1 GiB */
+}
+
+static double puts_round(kvt_space *s, const struct engine_kv *kv, kvt_key *keys, size_t n)
+{
+        uint64_t start = now_nsec(), nsec;
+
+        for (size_t i = 0; i < n; i += BATCH) {
+                kvt_view view = kv_view(kv, i, BATCH);
+                uint8_t statuses[BATCH];
+
+                must(kvt_put(s, i ? &keys[i - 1] : NULL, keys + i, BATCH, 0, &view, 0, statuses), "kvt_put");
+                for (size_t k = 0; k < BATCH; k++)
+                        must(statuses[k], "kvt_put of a block");
+        }
+        nsec = now_nsec() - start;
+        must(kvt_drop(s, keys, n, NULL), "kvt_drop");
+        return (double)n * MODEL_BLOCK_BYTES / gib / ((double)nsec / 1e9);
+}
+
+/* Until it has prepared what memory it wants to have ready. */
+static void wait_for_rest(pid_t pid)
+{
+        for (uint64_t before, until = now_nsec() + 30000000000; now_nsec() < until;) {
+                before = cpu_nsec(pid);
+                usleep(50000);
+                if (cpu_nsec(pid) - before < 500000)
+                        return;
+        }
+        die("the daemon does not come to rest");
+}
+
+static double touch_round(void)
+{
+        enum { COLLAPSE = 25, POPULATE_WRITE = 23 }; /* MADV_ */
+        int fd = memfd_create("bench", MFD_CLOEXEC);
+        uint8_t *room, *p;
+        uint64_t start, nsec;
+
+        if (fd < 0 || ftruncate(fd, (off_t)touch_bytes) < 0 ||
+            (room = mmap(NULL, touch_bytes + huge_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) == MAP_FAILED)
+                die("no memory: %m");
+        p = room + (-(uintptr_t)room & (huge_bytes - 1));
+        if (mmap(p, touch_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+                die("no memory: %m");
+        madvise(p, touch_bytes, MADV_HUGEPAGE);
+        start = now_nsec();
+        for (size_t i = 0; i < touch_bytes; i += huge_bytes) {
+                (void)*(volatile uint8_t *)(p + i);
+                madvise(p + i, huge_bytes, COLLAPSE);
+                if (madvise(p + i, huge_bytes, POPULATE_WRITE) < 0)
+                        memset(p + i, 0, huge_bytes);
+        }
+        nsec = now_nsec() - start;
+        munmap(room, touch_bytes + huge_bytes);
+        close(fd);
+        return (double)touch_bytes / gib / ((double)nsec / 1e9);
+}
+
+int main(void)
+{
+        static kvt_key keys[512];
+        struct samples startup = {0}, first = {0}, steady = {0}, touch = {0};
+        struct engine_kv kv;
+        double put_cold = 0;
+        char note[160];
+
+        need_memory(3072ull << 20);
+        pin(0);
+        kv_init(&kv, PAGES, 1);
+        for (unsigned r = 0; r < (quick() ? 3u : 8u); r++) {
+                struct daemon d;
+                uint64_t start;
+
+                if (r)
+                        samples_add(&touch, touch_round());
+                start = now_nsec();
+                daemon_start(&d, 1, (const char *[]){"--host_bytes=16G", NULL});
+                kvt *c = daemon_open(&d, NULL);
+                samples_add(&startup, (double)(now_nsec() - start) / 1e6);
+                kvt_space *s = model_open(c);
+                prompt_keys(s, MODEL_TOKENS, 1, keys, first_blocks());
+                double x = puts_round(s, &kv, keys, first_blocks());
+                if (r)
+                        samples_add(&first, x);
+                else
+                        put_cold = x;
+                wait_for_rest(d.pid);
+                for (unsigned i = 0; i < 2; i++)
+                        samples_add(&steady, puts_round(s, &kv, keys, first_blocks()));
+                kvt_space_close(s);
+                kvt_close(c);
+                daemon_stop(&d);
+        }
+        row_print(&(struct row){.name = "startup_ms",
+                                .unit = "ms",
+                                .value = samples_quantile(&startup, 0.5),
+                                .sense = '<',
+                                .limit = 50,
+                                .note = "fork, exec, --host_bytes=16G, hello answered"});
+        snprintf(note, sizeof(note), "%.2f at the first start of this run, whose memory nobody had touched just before", put_cold);
+        row_print(&(struct row){"first_gib_put", "GiB/s", samples_quantile(&first, 0.5), samples_quantile(&steady, 0.5),
+                                "the same puts when the memory is there", '>', 0.5, note});
+        snprintf(note, sizeof(note), "one thread populating a memfd in 2 MiB pages; the slowest %.2f, the fastest %.2f",
+                 samples_quantile(&touch, 0), samples_quantile(&touch, 1));
+        row_print(&(struct row){"first_touch_limit", "GiB/s", samples_quantile(&touch, 0.5), samples_quantile(&steady, 0.5),
+                                "puts when the memory is there", 0, 0, note});
+        return 0;
+}
