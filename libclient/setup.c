@@ -66,10 +66,13 @@ static int setup_roundtrip(int fd, uint8_t *buffer, uint8_t version, uint16_t ty
         ssize_t n;
 
         frame_put(buffer, version, type, 1, (uint32_t)body_bytes);
-        if (send(fd, buffer, KVT_FRAME_BYTES + body_bytes, MSG_NOSIGNAL) < 0)
+        /* A daemon that refuses the connection says why and hangs up: that answer is there even if nothing can be sent any more. */
+        if (send(fd, buffer, KVT_FRAME_BYTES + body_bytes, MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
                 return errno == EAGAIN ? KVT_E_TIMEOUT : KVT_E_DISCONNECTED;
         for (;;) {
                 n = recv(fd, buffer, KVT_PACKET_MAX, 0); /* without room for descriptors: the kernel closes any */
+                if (n < 0 && errno == ECONNRESET) /* said once, before what is queued */
+                        n = recv(fd, buffer, KVT_PACKET_MAX, 0);
                 if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
                         if (now_usec() >= deadline_usec)
                                 return KVT_E_TIMEOUT;
