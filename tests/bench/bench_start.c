@@ -37,18 +37,6 @@ static double puts_round(kvt_space *s, const struct engine_kv *kv, kvt_key *keys
         return (double)n * MODEL_BLOCK_BYTES / gib / ((double)nsec / 1e9);
 }
 
-/* Until it has prepared what memory it wants to have ready. */
-static void wait_for_rest(pid_t pid)
-{
-        for (uint64_t before, until = now_nsec() + 30000000000; now_nsec() < until;) {
-                before = cpu_nsec(pid);
-                usleep(50000);
-                if (cpu_nsec(pid) - before < 500000)
-                        return;
-        }
-        die("the daemon does not come to rest");
-}
-
 static double touch_round(void)
 {
         enum { COLLAPSE = 25, POPULATE_WRITE = 23 }; /* MADV_ */
@@ -104,7 +92,7 @@ int main(void)
                         samples_add(&first, x);
                 else
                         put_cold = x;
-                wait_for_rest(d.pid);
+                daemon_rest(&d);
                 for (unsigned i = 0; i < 2; i++)
                         samples_add(&steady, puts_round(s, &kv, keys, first_blocks()));
                 kvt_space_close(s);

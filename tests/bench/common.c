@@ -318,6 +318,18 @@ kvt *daemon_open(const struct daemon *d, const kvt_options *options)
         }
 }
 
+void daemon_rest(const struct daemon *d)
+{
+        for (uint64_t until = now_nsec() + 60000000000; now_nsec() < until;) {
+                uint64_t before = cpu_nsec(d->pid);
+
+                usleep(50000);
+                if (cpu_nsec(d->pid) - before < 500000)
+                        return;
+        }
+        die("the daemon does not come to rest");
+}
+
 void daemon_stop(struct daemon *d)
 {
         child_end(d->pid, SIGKILL);

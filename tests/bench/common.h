@@ -73,6 +73,8 @@ struct daemon {
 void daemon_start(struct daemon *d, int cpu, const char *const *params);
 /* Connects, and waits for the daemon if it is not listening yet. */
 kvt *daemon_open(const struct daemon *d, const kvt_options *options);
+/* Waits until it has prepared what memory it wants to have ready, and sleeps. */
+void daemon_rest(const struct daemon *d);
 void daemon_stop(struct daemon *d);
 
 /* A process that answers packets of n_request bytes with n_reply bytes over a SEQPACKET socketpair, and does nothing else. */
