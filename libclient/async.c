@@ -472,6 +472,8 @@ void kvt_cancel(kvt_op *op)
         if (op->state != OP_DONE && !op->cancelled) {
                 op->cancelled = true;
                 op_send_cancels(op);
+                if (op->wants_staging) /* no answer will come */
+                        op_news(op);
         }
         pthread_mutex_unlock(&op->c->lock);
 }

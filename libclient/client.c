@@ -79,6 +79,13 @@ void conn_lost(kvt *c)
         poll_signal(c);
 }
 
+bool conn_is_draining(kvt *c)
+{
+        while (c->draining && c->fd >= 0 && !c->broken && !c->reading && rx_once(c, false, 0))
+                ; /* until there is nothing, or it hung up: then there may be another */
+        return c->draining;
+}
+
 static void conn_install(kvt *c, struct setup *u)
 {
         Kvtier__HelloReply *hello = u->hello;

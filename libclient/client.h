@@ -162,6 +162,8 @@ int conn_check(const kvt *c);
 int conn_ensure(kvt *c, uint64_t deadline_usec);
 /* Everything that is pending fails with KVT_E_DISCONNECTED. */
 void conn_lost(kvt *c);
+/* Whether the daemon is shutting down, so that a put would be refused. Looks whether it still is. */
+bool conn_is_draining(kvt *c);
 /* The socket of a lost connection is closed, once no leader is in it. */
 void conn_close_broken(kvt *c);
 

@@ -117,7 +117,7 @@ static int commit_send(kvt_op *op, struct staging *staging, uint64_t offset, uin
         return r;
 }
 
-/* Fills and sends the next batch; drops the lock to copy. KVT_E_AGAIN: no room. */
+/* Fills and sends the next batch; drops the lock to copy. STEP_PENDING: no room now. */
 static int batch_send(kvt_op *op)
 {
         kvt *c = op->c;
@@ -135,7 +135,7 @@ static int batch_send(kvt_op *op)
         while ((r = staging_alloc(c, n * stride, &staging, &offset)) && r != KVT_E_DISCONNECTED && n > 1)
                 n /= 2;
         if (r)
-                return r;
+                return r == KVT_E_AGAIN ? STEP_PENDING : r;
 
         pthread_mutex_unlock(&c->lock);
         for (size_t i = 0; i < n; i++)
@@ -170,10 +170,8 @@ static int put_step_locked(kvt_op *op)
         }
         while (!r && w->i_next < op->n_keys && op->n_pending < BATCHES_MAX)
                 r = batch_send(op);
-        if (r == KVT_E_AGAIN) {
+        if (r == STEP_PENDING)
                 op->wants_staging = !op->n_pending;
-                return STEP_PENDING;
-        }
         return r ? r : op->n_pending ? STEP_PENDING : 0;
 }
 
@@ -192,7 +190,7 @@ static int put_begin(kvt_op *op)
         struct put_work *w = calloc(1, sizeof(*w));
 
         op->work = w;
-        return w ? 0 : KVT_E_NO_MEMORY;
+        return !w ? KVT_E_NO_MEMORY : conn_is_draining(op->c) ? KVT_E_DRAINING : 0;
 }
 
 static int put_start(kvt_op *op)
@@ -268,11 +266,11 @@ static int put_start_async(kvt_op *op)
         while (!r && w->i_next < op->n_keys)
                 r = batch_send(op);
         i_sent = w ? w->i_next : 0;
-        if (r == KVT_E_AGAIN && i_sent) {
+        if ((r == STEP_PENDING || r == KVT_E_AGAIN) && i_sent) {
                 fill_statuses(op, i_sent, op->n_keys - i_sent, KVT_E_AGAIN);
                 r = 0;
         }
-        return r;
+        return r == STEP_PENDING ? KVT_E_AGAIN : r;
 }
 
 static int open_step(kvt_op *op)

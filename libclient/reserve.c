@@ -222,7 +222,7 @@ static int reserve_start(kvt_op *op)
         op->i_next = 0;
         memset(op->result, 0, op->n_keys * sizeof(kvt_reservation));
         memset(op->statuses, KVT_E_AGAIN, op->n_keys);
-        return 0;
+        return conn_is_draining(op->c) ? KVT_E_DRAINING : 0;
 }
 
 static void reserve_deinit(kvt_op *op)

@@ -118,6 +118,7 @@ struct fake {
         atomic_int n_leases;
         atomic_uint retire; /* 1 + a slab to retire */
         atomic_bool event; /* send one */
+        atomic_bool drain; /* say that it is shutting down */
 };
 
 static const kvt_plane fake_planes[] = {
@@ -300,6 +301,12 @@ static inline void fake_unasked(struct fake *f, int fd)
                 m.slabs = ids;
                 m.n_slabs = 2; /* one that nobody knows, too */
                 fake_reply(f, fd, &none, KVT_MSG_SLAB_RETIRED, &m.base, NULL, 0);
+        }
+        if (atomic_exchange(&f->drain, false)) {
+                Kvtier__Event m = KVTIER__EVENT__INIT;
+
+                m.draining = true;
+                fake_reply(f, fd, &none, KVT_MSG_EVENT, &m.base, NULL, 0);
         }
         if (atomic_exchange(&f->event, false)) {
                 Kvtier__Event m = KVTIER__EVENT__INIT;

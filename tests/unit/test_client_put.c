@@ -186,6 +186,30 @@ static void test_staging_beside_map(void **state)
         free(memory.bytes);
 }
 
+static void test_draining(void **state)
+{
+        struct fixture *x = *state;
+        kvt_reservation reservation;
+        uint8_t statuses[2];
+        struct memory m;
+        kvt_key keys[2];
+
+        make_keys(keys, 2);
+        memory_init(&m, 2);
+        x->f->drain = true;
+        eventually(!x->f->drain);
+        assert_int_equal(kvt_process(x->c), 0);
+        assert_int_equal(kvt_put(x->s, NULL, keys, 2, 0, &m.view, 0, statuses), KVT_E_DRAINING);
+        assert_int_equal(kvt_put_async(x->s, NULL, keys, 2, 0, &m.view, 0, statuses, NULL, NULL, NULL), KVT_E_DRAINING);
+        assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 1, 0, &reservation, statuses), KVT_E_DRAINING);
+        assert_null(reservation.data);
+        assert_int_equal(x->f->n_put + x->f->n_begin, 0);
+        fake_restart(x->f); /* the next put notices that this one is gone, and finds the new one */
+        assert_int_equal(kvt_put(x->s, NULL, keys, 2, 0, &m.view, 0, statuses), 0);
+        assert_int_equal(x->f->n_put, 1);
+        free(m.bytes);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -193,6 +217,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_staging_faults, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_staging_beside_map, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_reserve, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_draining, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_put_async, setup, teardown),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);

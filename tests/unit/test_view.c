@@ -278,11 +278,55 @@ static void test_check(void **state)
         engine_deinit(&e);
 }
 
+/* Planes large enough to go past the caches, and some that must not: rows and places that are not aligned. */
+static void test_large(void **state)
+{
+        enum { LARGE = 1024 };
+        static const struct {
+                uint32_t dim;
+                size_t pad, shift;
+        } cases[] = {{64, 0, 0}, {32, 0, 0}, {64, 8, 0}, {64, 16, 0}, {64, 0, 8}, {40, 0, 0}, {128, 32, 16}};
+
+        for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+                for (int nhd = 0; nhd < 2; nhd++) {
+                        kvt_plane p = {.dtype = KVT_DTYPE_F16, .heads = 5, .dim = cases[i].dim};
+                        size_t row = 2 * p.dim, stride = row + cases[i].pad, n = 2 * LARGE * 5 * stride + 64;
+                        uint8_t *memory = aligned_alloc(64, (n + 63) / 64 * 64), *part;
+                        kvt_plane_view v = {.base = memory + cases[i].shift};
+                        kvt_view view = {.planes = &v, .n_planes = 1};
+                        struct geometry large;
+                        const char *why;
+
+                        v.token_stride = (ptrdiff_t)(nhd ? stride * 5 : stride);
+                        v.head_stride = (ptrdiff_t)(nhd ? stride : stride * 2 * LARGE);
+                        assert_int_equal(geometry_init(&large, LARGE, 1, &p, 1, &why), 0);
+                        part = malloc(large.part_bytes);
+                        for (size_t b = 0; b < large.part_bytes; b++)
+                                part[b] = (uint8_t)(b * 7 + (b >> 8) * 3);
+                        memset(memory, 0xcc, n);
+                        view_scatter(&large, &view, 1, 0, part);
+                        for (size_t h = 0; h < 5; h++)
+                                for (size_t t = 0; t < 2 * LARGE; t++) {
+                                        const uint8_t *at = (uint8_t *)v.base + t * (size_t)v.token_stride + h * (size_t)v.head_stride;
+
+                                        if (t >= LARGE)
+                                                assert_memory_equal(at, part + (h * LARGE + t - LARGE) * row, row);
+                                        else
+                                                assert_true(at[0] == 0xcc && at[row - 1] == 0xcc);
+                                        if (cases[i].pad)
+                                                assert_int_equal(at[row], 0xcc);
+                                }
+                        geometry_deinit(&large);
+                        free(memory);
+                        free(part);
+                }
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_gather),     cmocka_unit_test(test_scatter), cmocka_unit_test(test_window),
-                cmocka_unit_test(test_contiguous), cmocka_unit_test(test_check),
+                cmocka_unit_test(test_gather), cmocka_unit_test(test_scatter),    cmocka_unit_test(test_window),
+                cmocka_unit_test(test_large),  cmocka_unit_test(test_contiguous), cmocka_unit_test(test_check),
         };
         return cmocka_run_group_tests(tests, setup, teardown);
 }
