@@ -29,6 +29,27 @@ static void test_timeout(void **state)
         assert_null(m.data);
 }
 
+static void test_busy_poll(void **state)
+{
+        struct fixture *x = *state;
+        kvt_options o = {.struct_size = sizeof(o), .path = x->f->path, .timeout_usec = 1000000, .busy_poll_usec = 20000};
+        kvt_space_config config = space_config();
+        kvt_match_result r;
+        kvt_key keys[1];
+
+        fill(x, 1);
+        make_keys(keys, 1);
+        kvt_close(x->c);
+        assert_int_equal(kvt_open(&o, &x->c), 0);
+        assert_int_equal(kvt_space_open(x->c, &config, &x->s), 0);
+        assert_int_equal(kvt_match(x->s, keys, 1, 0, 0, &r), 0);
+        assert_int_equal(r.n_blocks, 1);
+        fake_do(x->f, FAKE_LATE, 0, 1); /* later than it spins */
+        assert_int_equal(kvt_match(x->s, keys, 1, 0, 0, &r), 0);
+        fake_do(x->f, FAKE_SILENT, 0, 1);
+        assert_int_equal(kvt_match(x->s, keys, 1, 0, 0, &r), KVT_E_TIMEOUT);
+}
+
 /* The daemon answers when nobody waits any more: what it grants is given back. */
 static void test_late_answers(void **state)
 {
@@ -425,6 +446,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_timeout, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_busy_poll, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_late_answers, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_restart, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_fork, setup, teardown),
