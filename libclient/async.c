@@ -456,9 +456,13 @@ int kvt_wait(kvt_op *op, uint64_t timeout_usec)
         r = conn_check(c);
         if (r)
                 return r;
+        if (!timeout_usec)
+                timeout_usec = c->timeout_usec;
+        else if (timeout_usec > timeout_max_usec)
+                timeout_usec = timeout_max_usec;
         pthread_mutex_lock(&c->lock);
         op->refs++;
-        r = op_wait(op, now_usec() + (timeout_usec ? timeout_usec : c->timeout_usec), 0);
+        r = op_wait(op, now_usec() + timeout_usec, 0);
         op_unref(op);
         pthread_mutex_unlock(&c->lock);
         return r;

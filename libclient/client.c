@@ -13,6 +13,7 @@
 #include "libclient/slab.h"
 #include "libclient/staging.h"
 
+enum { NAME_MAX_BYTES = 63 }; /* of a program, for kvtierctl */
 static const uint64_t timeout_default_usec = 5000000, staging_default_bytes = 64ull << 20;
 
 uint64_t now_usec(void)
@@ -259,9 +260,9 @@ int kvt_open(const kvt_options *options, kvt **ret)
         c->fd = c->epoll_fd = c->event_fd = -1;
         c->backlog_tail = &c->backlog;
         c->events_tail = &c->events;
-        c->timeout_usec = o.timeout_usec ? o.timeout_usec : timeout_default_usec;
+        c->timeout_usec = !o.timeout_usec ? timeout_default_usec : o.timeout_usec < timeout_max_usec ? o.timeout_usec : timeout_max_usec;
         c->staging_wish_bytes = o.staging_bytes ? o.staging_bytes : staging_default_bytes;
-        c->busy_poll_usec = o.busy_poll_usec;
+        c->busy_poll_usec = o.busy_poll_usec < timeout_max_usec ? o.busy_poll_usec : timeout_max_usec;
         c->flags = o.flags;
         pthread_mutex_init(&c->lock, NULL);
         pthread_condattr_init(&attr);
@@ -270,7 +271,7 @@ int kvt_open(const kvt_options *options, kvt **ret)
         pthread_condattr_destroy(&attr);
         fork_watch(c);
         c->path = o.path ? strdup(o.path) : default_path();
-        c->name = o.name ? strdup(o.name) : default_name();
+        c->name = o.name ? strndup(o.name, NAME_MAX_BYTES) : default_name();
 
         pthread_mutex_lock(&c->lock);
         r = c->path && c->name ? conn_ensure(c, now_usec() + c->timeout_usec) : KVT_E_NO_MEMORY;

@@ -155,6 +155,7 @@ struct kvt_space {
 };
 
 /* client.c */
+static const uint64_t timeout_max_usec = 1ull << 50; /* so that adding it to now does not overflow */
 uint64_t now_usec(void);
 /* 0, or KVT_E_FORKED, or KVT_E_BAD_REQUEST for NULL. Without the lock. */
 int conn_check(const kvt *c);

@@ -42,6 +42,28 @@ static void test_hello(void **state)
         kvt_close(c);
 }
 
+static void test_large_options(void **state)
+{
+        struct fixture *x = *state;
+        char *name = calloc(1, 300000);
+        kvt_options o = {
+                .struct_size = sizeof(o), .path = x->f->path, .name = name, .timeout_usec = UINT64_MAX, .staging_bytes = UINT64_MAX};
+        kvt_match_result r;
+        kvt_key key = fake_key(0);
+        kvt_op *op;
+
+        memset(name, 'n', 299999);
+        kvt_close(x->c);
+        assert_int_equal(kvt_open(&o, &x->c), 0);
+        free(name);
+        kvt_space_config config = space_config();
+        assert_int_equal(kvt_space_open(x->c, &config, &x->s), 0);
+        assert_int_equal(kvt_match(x->s, &key, 1, 0, 0, &r), 0);
+        assert_int_equal(kvt_match_async(x->s, &key, 1, 0, 0, &r, NULL, NULL, &op), 0);
+        assert_int_equal(kvt_wait(op, UINT64_MAX), 0);
+        kvt_op_free(op);
+}
+
 static void test_space_arguments(void **state)
 {
         struct fixture *x = *state;
@@ -378,6 +400,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_open_refused),
                 cmocka_unit_test_setup_teardown(test_hello, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_large_options, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_space_arguments, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad_replies, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_bad_maps, setup, teardown),
