@@ -26,6 +26,8 @@ void daemon_start(struct daemon *d, const char *const *params);
 void daemon_restart(struct daemon *d);
 /* Adds to the environment of daemons started from now on; NULL: nothing. */
 void daemon_environment(const char *name_value);
+/* Daemons started from now on run as this user (if we are root; 0: as we are) and may open that many files (0: as we may). */
+void daemon_user(uid_t uid, unsigned max_files);
 /* An exit status, or 128 + signal. */
 int daemon_wait(struct daemon *d);
 int daemon_stop(struct daemon *d); /* TERM, then wait */
@@ -40,7 +42,7 @@ bool daemon_log_has(const struct daemon *d, const char *text);
 /* seen from outside */
 unsigned daemon_n_fds(const struct daemon *d);
 uint64_t daemon_cpu_usec(const struct daemon *d);
-/* how often its threads went to sleep, altogether */
+/* how often its loop and its workers went to sleep, altogether */
 uint64_t daemon_n_sleeps(const struct daemon *d);
 
 /* seen through a connection of its own, which is not counted */
