@@ -21,18 +21,11 @@ static inline const struct kvt_copy_header *mapping_header(const kvt_mapping *m)
 {
         return (const struct kvt_copy_header *)(const void *)(mapping_slab(m)->base + m->priv[PRIV_OFFSET]);
 }
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wtsan" /* it does not model fences; the writer is another process anyway */
-#endif
 /* Whether what was read from it until now is the copy. The reader's half of the protocol in proto/shm.h. */
 static inline bool mapping_intact(const kvt_mapping *m)
 {
         __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the bytes were read before the generation is */
         return __atomic_load_n(&mapping_header(m)->generation, __ATOMIC_RELAXED) == m->priv[PRIV_GENERATION];
 }
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 /* Ends the lease and the reference. Under the lock. */
 void mapping_release(kvt *c, kvt_mapping *m);
