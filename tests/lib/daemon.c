@@ -22,7 +22,7 @@ static const char *environment;
 static uid_t as_user;
 static unsigned max_files;
 
-static const char *binary(void)
+const char *daemon_binary(void)
 {
         static char path[4096];
         const char *given = getenv("KVTIERD");
@@ -52,7 +52,7 @@ void daemon_user(uid_t uid, unsigned n)
 
 static void run(const struct daemon *d)
 {
-        char *argv[40] = {(char *)binary()};
+        char *argv[40] = {(char *)daemon_binary()};
         int log = open(d->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 
         memcpy(argv + 1, d->args, (size_t)d->n_args * sizeof(*argv));
@@ -116,7 +116,6 @@ void daemon_restart(struct daemon *d)
                 }
                 usleep(1000);
         }
-        WAIT_FOR(daemon_status(d).n_sessions == 0, 2000);
 }
 
 static void add_arg(struct daemon *d, const char *format, const char *value)
@@ -152,6 +151,7 @@ void daemon_start(struct daemon *d, const char *const *params)
         for (; *params; params++)
                 add_arg(d, "%s", *params);
         daemon_restart(d);
+        WAIT_FOR(daemon_status(d).n_sessions == 0, 2000); /* our look whether it serves is over */
 }
 
 int daemon_wait(struct daemon *d)
@@ -237,7 +237,7 @@ int daemon_teardown(void **state)
 
 int daemon_run(const char *const *args, char *text, size_t n_text)
 {
-        char *argv[40] = {(char *)binary()};
+        char *argv[40] = {(char *)daemon_binary()};
         int out[2], status;
         size_t n = 0;
 

@@ -28,6 +28,7 @@ void daemon_restart(struct daemon *d);
 void daemon_environment(const char *name_value);
 /* Daemons started from now on run as this user (if we are root; 0: as we are) and may open that many files (0: as we may). */
 void daemon_user(uid_t uid, unsigned max_files);
+const char *daemon_binary(void);
 /* An exit status, or 128 + signal. */
 int daemon_wait(struct daemon *d);
 int daemon_stop(struct daemon *d); /* TERM, then wait */
