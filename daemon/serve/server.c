@@ -40,12 +40,8 @@ static int on_queue(sd_event_source *source, int fd, uint32_t revents, void *arg
         return 0;
 }
 
-static int on_timer(sd_event_source *source, uint64_t usec, void *arg)
+void server_expire(struct server *s)
 {
-        struct server *s = arg;
-
-        s->armed_usec = UINT64_MAX;
-        engine_tick(&s->engine);
         lease_expire(s);
         engine_expire(&s->engine);
         list_for_each_safe(c, &s->greeting, struct session, greet_link)
@@ -67,6 +63,15 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *arg)
                         session_close(c, "it kept the map of a retired slab");
                 break; /* the list changed; the timer is armed again */
         }
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *arg)
+{
+        struct server *s = arg;
+
+        s->armed_usec = UINT64_MAX;
+        engine_tick(&s->engine);
+        server_expire(s);
         return 0;
 }
 
@@ -98,7 +103,7 @@ static void arm_timer(struct server *s)
         sd_event_source_set_enabled(s->timer, SD_EVENT_ONESHOT);
 }
 
-static void server_pass(struct server *s)
+void server_pass(struct server *s)
 {
         if (s->more) {
                 s->more = false;

@@ -43,6 +43,9 @@ int server_init(struct server *s, struct conf *conf);
 void server_deinit(struct server *s);
 /* Until a signal ends it. Returns the exit status. */
 int server_run(struct server *s);
+/* What server_run() does after each turn of the event loop, and what is due by now: for tests that turn it themselves. */
+void server_pass(struct server *s);
+void server_expire(struct server *s);
 void server_reload(struct server *s, const char *path, const struct conf_flag *flags, size_t n_flags);
 void server_drain(struct server *s);
 
