@@ -116,6 +116,9 @@ static int param_set(struct parse *p, const struct param *t, const char *value)
                 if (strlen(value) < t->min || strlen(value) > t->max)
                         return fail(p, "%s: '%s' must have %llu to %llu characters", t->name, value, (unsigned long long)t->min,
                                     (unsigned long long)t->max);
+                for (const char *c = value; *c; c++)
+                        if ((unsigned char)*c < ' ' || *c == 0x7f || *c == ';' || (*c == ' ' && (c == value || !c[1])))
+                                return fail(p, "%s: '%s' holds ';', a control character or an outer blank", t->name, value);
                 char *copy = strdup(value);
                 if (!copy)
                         return p->r = -ENOMEM;
