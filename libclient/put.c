@@ -138,6 +138,7 @@ static int batch_send(kvt_op *op)
                 return r == KVT_E_AGAIN ? STEP_PENDING : r;
 
         pthread_mutex_unlock(&c->lock);
+        staging_prepare(staging, offset, n * stride);
         for (size_t i = 0; i < n; i++)
                 view_gather(g, op->view, op->first_block + w->i_next + i, staging->base + offset + i * stride);
         pthread_mutex_lock(&c->lock);

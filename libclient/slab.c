@@ -10,10 +10,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "libclient/huge.h"
 #include "libclient/slab.h"
 
 enum { TABLE_MIN = 16, SEALS = F_SEAL_SHRINK | F_SEAL_GROW };
-static const size_t populate_step_bytes = 16u << 20, huge_bytes = 2u << 20;
+static const size_t populate_step_bytes = 16u << 20;
 static const uint64_t helper_idle_usec = 1000000;
 
 /* table: open addressing, linear probing, at most half full */
@@ -234,28 +235,6 @@ static void slab_populate(kvt *c, struct slab_map *m)
         populate(m->base, m->bytes);
 }
 
-/* On a boundary of 2 MiB, so that the daemon's huge pages are huge here too: with small ones, reading blocks whose page tables have left the
- * caches was measured at half the speed. Kernels align by themselves only where shared memory gets huge pages unasked. */
-static void *map_aligned(int fd, size_t bytes)
-{
-        uint8_t *room = mmap(NULL, bytes + huge_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *p;
-        size_t n_before;
-
-        if (room == MAP_FAILED)
-                return MAP_FAILED;
-        n_before = -(uintptr_t)room & (huge_bytes - 1);
-        p = mmap(room + n_before, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
-        if (p == MAP_FAILED) {
-                munmap(room, bytes + huge_bytes);
-                return MAP_FAILED;
-        }
-        if (n_before)
-                munmap(room, n_before);
-        if (n_before < huge_bytes)
-                munmap(p + bytes, huge_bytes - n_before);
-        return p;
-}
-
 int slab_add(kvt *c, uint32_t id, uint64_t bytes, int fd)
 {
         int seals = fcntl(fd, F_GET_SEALS);
@@ -265,7 +244,7 @@ int slab_add(kvt *c, uint32_t id, uint64_t bytes, int fd)
 
         /* sealed against shrinking: else reading it could end in SIGBUS */
         if (seals < 0 || (seals & SEALS) != SEALS || fstat(fd, &st) < 0 || !bytes || bytes % 4096 || bytes > (uint64_t)st.st_size ||
-            bytes > SIZE_MAX - huge_bytes || slab_find(c, id))
+            bytes > SIZE_MAX || slab_find(c, id))
                 return KVT_E_CORRUPT;
         m = calloc(1, sizeof(*m));
         if (!m)
@@ -275,7 +254,7 @@ int slab_add(kvt *c, uint32_t id, uint64_t bytes, int fd)
                 free(m);
                 return KVT_E_NO_MEMORY;
         }
-        p = map_aligned(fd, bytes);
+        p = huge_map(fd, bytes, PROT_READ);
         if (p == MAP_FAILED)
                 return KVT_E_NO_MEMORY;
         madvise(p, bytes, MADV_DONTFORK);

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "libclient/huge.h"
 #include "libclient/staging.h"
 #include "libclient/wire.h"
 
@@ -35,9 +36,11 @@ static struct staging *staging_new(kvt *c, uint64_t bytes, int fd)
                 return NULL;
         s->cap_free = 16;
         s->free = malloc(s->cap_free * sizeof(*s->free));
-        p = s->free ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+        s->prepared = calloc(1, bytes / HUGE_BYTES + 1);
+        p = s->free && s->prepared ? huge_map(fd, bytes, PROT_READ | PROT_WRITE) : MAP_FAILED;
         if (p == MAP_FAILED) {
                 free(s->free);
+                free(s->prepared);
                 free(s);
                 return NULL;
         }
@@ -150,11 +153,20 @@ int staging_alloc(kvt *c, uint64_t bytes, struct staging **ret, uint64_t *ret_of
         return KVT_E_AGAIN;
 }
 
+void staging_prepare(struct staging *s, uint64_t offset, uint64_t bytes)
+{
+        /* only what is filled whole: small parts take small pages */
+        for (uint64_t i = (offset + HUGE_BYTES - 1) / HUGE_BYTES; (i + 1) * HUGE_BYTES <= offset + bytes; i++)
+                if (!__atomic_exchange_n(&s->prepared[i], 1, __ATOMIC_RELAXED)) /* relaxed: whoever comes second may fault, no more */
+                        huge_prepare(s->base + i * HUGE_BYTES);
+}
+
 static void staging_unmap(struct staging *s)
 {
         if (s->base)
                 munmap(s->base, s->bytes);
         free(s->free);
+        free(s->prepared);
         free(s);
 }
 

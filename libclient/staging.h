@@ -18,6 +18,7 @@ struct staging {
         struct extent *free; /* by offset; never adjacent */
         uint32_t n_free, cap_free;
         uint32_t n_used; /* ranges handed out */
+        uint8_t *prepared; /* a byte a chunk of 2 MiB, set once it has its memory; atomic */
         bool attached; /* to the connection */
         struct staging *next_old, **link_old;
 };
@@ -28,6 +29,8 @@ int staging_ensure(kvt_op *op);
 uint64_t staging_stride(uint64_t part_bytes);
 /* A range; NULL *ret and KVT_E_AGAIN: no room now. KVT_E_TOO_LARGE: never. */
 int staging_alloc(kvt *c, uint64_t bytes, struct staging **ret, uint64_t *ret_offset);
+/* Before a range that was handed out is filled: without the lock. */
+void staging_prepare(struct staging *s, uint64_t offset, uint64_t bytes);
 void staging_free(kvt *c, struct staging *s, uint64_t offset, uint64_t bytes);
 void staging_detach(kvt *c);
 void staging_deinit(kvt *c, bool child);
