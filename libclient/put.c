@@ -12,7 +12,7 @@
 #include "libclient/view.h"
 #include "libclient/wire.h"
 
-enum { FIELD_MATCH_SPACE = 1, FIELD_MATCH_KEYS = 2, FIELD_MATCH_RELEASES = 3 };
+enum { FIELD_MATCH_SPACE = 1, FIELD_MATCH_KEYS = 2, FIELD_MATCH_RELEASES = 3, FIELD_MATCH_PROBE = 4 };
 enum { BATCHES_MAX = 4 };
 static const uint64_t batch_bytes = 2u << 20, match_min_bytes = 64u << 10;
 
@@ -62,6 +62,7 @@ static int match_send(kvt_op *op)
         q->n = n < KVT_KEYS_MAX ? (uint32_t)n : KVT_KEYS_MAX;
         p = wire_uint(p, FIELD_MATCH_SPACE, op->s->handle);
         p = wire_bytes(p, FIELD_MATCH_KEYS, op->keys + w->i_next, q->n * sizeof(kvt_key));
+        p = wire_uint(p, FIELD_MATCH_PROBE, true);
         p = release_ride(c, p, FIELD_MATCH_RELEASES);
         r = request_send(c, q, (size_t)(p - tx_body(c)));
         if (r)

@@ -71,7 +71,7 @@ struct kvt_block_entry {
         uint32_t idle_sec;  /* since it was last matched or mapped */
         uint32_t age_sec;
         uint32_t hits;
-        uint32_t n_children;
+        uint32_t n_children; /* 64: that many or more */
         uint16_t leases;
         uint8_t n_parts; /* parts present */
         uint8_t tier;

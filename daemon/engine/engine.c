@@ -8,13 +8,6 @@
 #include "daemon/util/clock.h"
 #include "daemon/util/metrics.h"
 
-struct incomplete { /* names a block by key: it may be gone, and its number used again */
-        struct list link;
-        uint64_t deadline_usec;
-        uint32_t space;
-        uint8_t key[16];
-};
-
 int engine_init(struct engine *e, const struct conf *conf)
 {
         const struct params *p = &conf->p;
@@ -44,7 +37,9 @@ static void abandon_jobs(struct engine *e, struct list *jobs)
         while (!list_empty(jobs)) {
                 struct job *j = list_first(jobs, struct job, link);
                 list_remove(&j->link);
-                if (j->work != slab_populate_work)
+                if (j->work == slab_release_work)
+                        slab_free(container_of(j, struct slab, populate_job));
+                else if (j->work != slab_populate_work)
                         xfer_abandon(e, container_of(j, struct xfer, job));
         }
 }
@@ -59,15 +54,10 @@ void engine_deinit(struct engine *e)
                 abandon_jobs(e, &e->queue.urgent);
                 abandon_jobs(e, &e->queue.submitted);
         }
-        list_for_each_safe(i, &e->incomplete, struct incomplete, link)
-        {
-                list_remove(&i->link);
-                free(i);
-        }
         for (uint32_t i = 1; e->blocks.pool.base && i <= e->blocks.pool.n_touched; i++) {
                 struct block *k = block_at(&e->blocks, i);
                 if ((k->state == BLOCK_FILLING || k->state == BLOCK_RESIDENT) && space_at(&e->tenants, k->space)->geometry.n_shards > 1)
-                        free(k->parts);
+                        free(k->shards);
         }
         host_deinit(&e->host);
         tenants_deinit(&e->tenants);
@@ -96,6 +86,8 @@ void engine_collect(struct engine *e)
                 list_remove(&j->link);
                 if (j->work == slab_populate_work)
                         host_populate_done(&e->host, container_of(j, struct slab, populate_job));
+                else if (j->work == slab_release_work)
+                        slab_free(container_of(j, struct slab, populate_job));
                 else
                         xfer_complete(e, container_of(j, struct xfer, job));
         }
@@ -143,11 +135,10 @@ static void kill_leaf(struct engine *e, uint32_t i, int why)
         block_detach(&e->blocks, i);
         s->n_blocks--;
         t->n_blocks--;
-        if (!k->n_fills) {
-                if (s->geometry.n_shards > 1)
-                        free(k->parts);
-                block_free(&e->blocks, i);
-        }
+        if (s->geometry.n_shards > 1)
+                list_remove(&k->shards->link);
+        if (!k->n_fills)
+                block_free(&e->blocks, i, s);
         if (parent != POOL_NONE)
                 evict_update(&e->blocks, t, parent, true);
         switch (why) {
@@ -177,76 +168,66 @@ static void kill_leaf(struct engine *e, uint32_t i, int why)
 
 void engine_kill(struct engine *e, uint32_t block, int why)
 {
+        uint32_t i = block, up;
+
         for (;;) { /* deepest first, without recursion: chains are thousands of blocks long */
-                uint32_t i = block;
                 while (block_at(&e->blocks, i)->first_child != POOL_NONE)
                         i = block_at(&e->blocks, i)->first_child;
+                up = block_at(&e->blocks, i)->parent;
                 kill_leaf(e, i, i == block || why != KVT_WHY_CORRUPT ? why : KVT_WHY_DROPPED);
                 if (i == block)
                         return;
+                i = up;
         }
 }
 
-void engine_purge(struct engine *e, struct tenant *t, struct space *s, uint64_t *ret_n_blocks, uint64_t *ret_bytes)
+bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t *cursor, uint32_t n_steps)
 {
-        uint64_t n = t->n_blocks, used = t->used_bytes;
+        struct pool *p = &e->blocks.pool;
 
-        for (uint32_t i = 1; i <= e->blocks.pool.n_touched; i++) {
-                struct block *k = block_at(&e->blocks, i);
+        for (uint32_t n = 0; n < n_steps && *cursor < p->n_touched && (s ? s->n_blocks : t->n_blocks); n++) {
+                struct block *k = block_at(&e->blocks, ++*cursor);
                 if (k->state != BLOCK_FILLING && k->state != BLOCK_RESIDENT)
                         continue;
                 struct space *of = space_at(&e->tenants, k->space);
-                if (of->tenant != t || (s && of != s))
-                        continue;
-                of->n_open++; /* keep it until the loop is through */
-                engine_kill(e, i, KVT_WHY_PURGED);
-                of->n_open--;
-                if (s && !of->n_blocks)
-                        break;
+                if (of->tenant == t && (!s || of == s)) {
+                        of->n_open++; /* keep it until the loop has looked at it again */
+                        engine_kill(e, *cursor, KVT_WHY_PURGED);
+                        of->n_open--;
+                        if (of != s)
+                                engine_settle_space(e, of);
+                }
         }
-        *ret_n_blocks = n - t->n_blocks;
-        *ret_bytes = used - t->used_bytes;
-        list_for_each_safe(i, &e->tenants.spaces, struct space, link) if (i->tenant == t) engine_settle_space(e, i);
-        list_for_each_safe(i, &t->empty, struct slab, link) host_retire(&e->host, i);
+        if (*cursor < p->n_touched && (s ? s->n_blocks : t->n_blocks))
+                return false;
+        list_for_each_safe (i, &t->empty, struct slab, link)
+                host_retire(&e->host, i);
+        return true;
 }
 
-int engine_watch_incomplete(struct engine *e, struct space *s, const uint8_t key[16])
+void engine_watch_incomplete(struct engine *e, uint32_t block)
 {
-        struct incomplete *i = new0(struct incomplete, 1);
+        struct shards *s = block_at(&e->blocks, block)->shards;
 
-        if (!i)
-                return KVT_E_NO_MEMORY;
-        i->space = s->id;
-        i->deadline_usec = e->now_usec + e->conf->p.put_timeout_usec;
-        memcpy(i->key, key, 16);
-        list_append(&e->incomplete, &i->link);
-        return 0;
+        s->deadline_usec = e->now_usec + e->conf->p.put_timeout_usec;
+        list_remove(&s->link);
+        list_append(&e->incomplete, &s->link);
 }
 
 uint64_t engine_deadline(const struct engine *e)
 {
-        const struct incomplete *i = list_first(&e->incomplete, struct incomplete, link);
+        const struct shards *s = list_first(&e->incomplete, struct shards, link);
 
-        return i ? i->deadline_usec : UINT64_MAX;
+        return s ? s->deadline_usec : UINT64_MAX;
 }
 
 void engine_expire(struct engine *e)
 {
-        list_for_each_safe(i, &e->incomplete, struct incomplete, link)
-        {
-                if (i->deadline_usec > e->now_usec)
-                        break;
-                uint32_t b = blocks_find(&e->blocks, i->space, i->key);
-                const struct block *k = b != POOL_NONE ? block_at(&e->blocks, b) : NULL;
-                list_remove(&i->link);
-                if (k && k->state == BLOCK_FILLING) {
-                        uint64_t age = (e->now_sec - k->created_sec + 1) * USEC_PER_SEC;
-                        if (!k->n_fills && age >= e->conf->p.put_timeout_usec)
-                                engine_kill(e, b, KVT_WHY_TIMEOUT);
-                        else /* being written just now, or a later block under this key */
-                                engine_watch_incomplete(e, space_at(&e->tenants, i->space), i->key);
-                }
-                free(i);
+        for (struct shards *s; (s = list_first(&e->incomplete, struct shards, link)) && s->deadline_usec <= e->now_usec;) {
+                if (block_at(&e->blocks, s->block)->n_fills) /* a part is being written just now */
+                        engine_watch_incomplete(e, s->block);
+                else
+                        engine_kill(e, s->block, KVT_WHY_TIMEOUT);
         }
 }
 
@@ -274,9 +255,37 @@ void engine_unpin(struct engine *e, struct location at, struct tenant *t)
         evict_update(&e->blocks, t, block, false);
 }
 
+static const char *audit_tenant(struct engine *e, struct tenant *t)
+{
+        uint64_t held = t->staging_bytes, used = 0, retired = 0, payload = 0, in_spaces = 0;
+
+        for (uint32_t id = 1; id <= e->host.max_slabs; id++) {
+                const struct slab *s = e->host.by_id[id];
+                if (!s || s->tenant != t)
+                        continue;
+                held += s->bytes;
+                used += s->n_used * s->slot_bytes;
+                retired += s->retired ? s->bytes : 0;
+                for (uint32_t i = 0; i < s->n_bumped; i++)
+                        if (s->slots[i].state == SLOT_LIVE) {
+                                payload += slab_header(s, i)->payload_bytes;
+                                in_spaces += s->slot_bytes;
+                        }
+        }
+        list_for_each (s, &e->tenants.spaces, struct space, link)
+                if (s->tenant == t)
+                        in_spaces -= s->used_bytes;
+        return held != t->held_bytes         ? "what a tenant holds does not add up"
+               : used != t->used_bytes       ? "what a tenant uses does not add up"
+               : retired != t->retired_bytes ? "a tenant's retired slabs do not add up"
+               : payload != t->payload_bytes ? "a tenant's payload does not add up"
+               : in_spaces                   ? "what a tenant's spaces use does not add up"
+                                             : NULL;
+}
+
 static const char *audit_slabs(struct engine *e, struct audit *a)
 {
-        uint64_t held = 0, slabs = 0;
+        uint64_t held = 0, slabs = 0, nobodys = 0;
 
         for (uint32_t id = 1; id <= e->host.max_slabs; id++) {
                 struct slab *s = e->host.by_id[id];
@@ -284,6 +293,7 @@ static const char *audit_slabs(struct engine *e, struct audit *a)
                 if (!s)
                         continue;
                 slabs += s->bytes;
+                nobodys += s->tenant ? 0 : s->bytes;
                 for (uint32_t i = 0; i < s->n_bumped; i++) {
                         if (s->slots[i].state == SLOT_FREE)
                                 continue;
@@ -302,9 +312,14 @@ static const char *audit_slabs(struct engine *e, struct audit *a)
                 return "bytes in slabs do not add up";
         if (a->used_bytes != e->host.tier.used_bytes)
                 return "used bytes do not add up";
-        list_for_each(t, &e->tenants.all, struct tenant, link) held += t->held_bytes;
-        if (held + e->host.spare_bytes > e->host.tier.held_bytes)
-                return "what tenants hold exceeds what the tier holds";
+        list_for_each (t, &e->tenants.all, struct tenant, link) {
+                const char *error = audit_tenant(e, t);
+                if (error)
+                        return error;
+                held += t->held_bytes;
+        }
+        if (held + nobodys != e->host.tier.held_bytes)
+                return "what tenants and spares hold is not what the tier holds";
         return NULL;
 }
 
@@ -327,8 +342,7 @@ void engine_audit(struct engine *e, struct audit *ret)
                         ret->error = "a block's parent is gone";
         }
         const char *error = audit_slabs(e, ret);
-        list_for_each(t, &e->tenants.all, struct tenant, link)
-        {
+        list_for_each (t, &e->tenants.all, struct tenant, link) {
                 leases += t->n_leases;
                 in_tenants += t->n_blocks;
         }

@@ -15,7 +15,8 @@ struct engine {
         struct queue queue;
         struct workers *workers;
         struct pool xfers;
-        struct list incomplete; /* of struct incomplete, oldest first: blocks whose shards may never come */
+        uint32_t n_verifies; /* of them, checks of copies that clients called bad */
+        struct list incomplete; /* of struct shards, oldest first: blocks whose other parts may never come */
         bool above_mark; /* background eviction is on its way from the high mark to the low one */
         uint64_t now_usec; /* of this pass */
         uint32_t now_sec;
@@ -39,12 +40,13 @@ void engine_expire(struct engine *e);
 
 /* Takes the block and everything below it out; copies are freed once no lease is on them. */
 void engine_kill(struct engine *e, uint32_t block, int why);
-/* Kills all blocks of a space (or of all spaces of a tenant: s NULL). */
-void engine_purge(struct engine *e, struct tenant *t, struct space *s, uint64_t *ret_n_blocks, uint64_t *ret_bytes);
+/* Kills the blocks of a space (of all spaces of a tenant: s NULL), looking at n_steps numbers from *cursor (0 at first) on. Returns true when
+ * that was all. */
+bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t *cursor, uint32_t n_steps);
 /* Gives a space without blocks and users back. */
 void engine_settle_space(struct engine *e, struct space *s);
-/* Lets a part's missing shards time out. KVT_E_NO_MEMORY. */
-int engine_watch_incomplete(struct engine *e, struct space *s, const uint8_t key[16]);
+/* A block with several parts is filled from now on: lets the missing ones time out. */
+void engine_watch_incomplete(struct engine *e, uint32_t block);
 
 /* A lease on a copy, for as long as it is pinned. */
 void engine_pin(struct engine *e, struct space *s, uint32_t block, struct location at);

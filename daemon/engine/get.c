@@ -7,7 +7,10 @@
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
 
-enum { AHEAD = 16 }; /* keys hashed and fetched ahead of the one looked at */
+enum {
+        AHEAD = 16, /* keys hashed and fetched ahead of the one looked at */
+        VERIFIES_MAX = 64, /* under way at once */
+};
 
 static void use(struct engine *e, struct space *s, uint32_t i)
 {
@@ -17,7 +20,7 @@ static void use(struct engine *e, struct space *s, uint32_t i)
         evict_touch(&e->blocks, s->tenant, i, e->now_sec);
 }
 
-uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n_keys, int *ret_stop)
+uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n_keys, bool probe, int *ret_stop)
 {
         uint64_t hashes[2 * AHEAD];
         uint32_t n = 0, last = POOL_NONE;
@@ -36,7 +39,7 @@ uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint3
                         *ret_stop = k ? KVT_E_AGAIN : KVT_E_MISS;
                         break;
                 }
-                k->hits++;
+                k->hits += !probe;
                 k->used_sec = e->now_sec;
                 last = i;
                 if (n + 2 * AHEAD < n_keys) {
@@ -48,6 +51,8 @@ uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint3
         }
         if (last != POOL_NONE) /* the others have children and are on no list */
                 evict_touch(&e->blocks, s->tenant, last, e->now_sec);
+        if (probe)
+                return n;
         s->hits += n;
         s->tenant->hits += n;
         metrics.c_hits += n;
@@ -121,6 +126,7 @@ static void verify_done(struct engine *e, struct xfer *x, void *arg)
                 engine_kill(e, k->block, KVT_WHY_CORRUPT);
         }
         engine_unpin(e, x->at, x->space->tenant);
+        e->n_verifies--;
 }
 
 int get_verify(struct engine *e, struct space *s, const uint8_t key[16])
@@ -133,10 +139,12 @@ int get_verify(struct engine *e, struct space *s, const uint8_t key[16])
                 struct part *p = block_part(block_at(&e->blocks, i), s, shard);
                 if (!p->at.slab)
                         continue;
-                struct xfer *x = xfer_new(e, XFER_VERIFY, s, NULL, p->at);
+                struct xfer *x = e->n_verifies < VERIFIES_MAX ? xfer_new(e, XFER_VERIFY, s, NULL, p->at) : NULL;
                 if (!x)
                         return KVT_E_AGAIN;
                 engine_pin(e, s, i, p->at);
+                e->n_verifies++;
+                x->job.background = true; /* a client that calls everything bad must not slow others down */
                 x->done = verify_done;
                 xfer_submit(e, x);
         }

@@ -3,15 +3,14 @@
 
 #include "daemon/engine/xfer.h"
 
-/* How many leading keys are whole blocks; counts hits and misses, and the use. *ret_stop: 0, KVT_E_MISS or KVT_E_AGAIN (the next one is being
+/* How many leading keys are whole blocks; counts hits and misses unless it is a probe. *ret_stop: 0, KVT_E_MISS or KVT_E_AGAIN (the next one is being
  * written). */
-uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n_keys, int *ret_stop);
+uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n_keys, bool probe, int *ret_stop);
 /* The whole block under a key, used now; POOL_NONE counts a miss. */
 uint32_t get_block_used(struct engine *e, struct space *s, const uint8_t key[16]);
 
 struct get {
         struct xfer *xfer;
-        struct tenant *tenant;
         void (*done)(struct engine *e, struct get *g, int status);
 };
 /* Copies a part into staging. Returns a status, or PUT_PENDING: done() is called later. */

@@ -30,15 +30,14 @@ static void settle_block(struct engine *e, uint32_t i)
         struct space *s = space_at(&e->tenants, k->space);
 
         if (k->state == BLOCK_DYING) {
-                if (!k->n_fills) {
-                        if (s->geometry.n_shards > 1)
-                                free(k->parts);
-                        block_free(&e->blocks, i);
-                }
+                if (!k->n_fills)
+                        block_free(&e->blocks, i, s);
                 return;
         }
         if (k->state == BLOCK_FILLING && k->n_parts == s->geometry.n_shards) {
                 k->state = BLOCK_RESIDENT;
+                if (s->geometry.n_shards > 1)
+                        list_remove(&k->shards->link);
                 k->used_sec = e->now_sec;
                 if (e->on_stored)
                         e->on_stored(e, s, k->key);
@@ -49,7 +48,7 @@ static void settle_block(struct engine *e, uint32_t i)
         evict_update(&e->blocks, s->tenant, i, false);
 }
 
-static void refuse(struct engine *e, struct put *p, int r)
+void put_refused(struct engine *e, struct space *s, const uint8_t key[16], int r)
 {
         static const struct {
                 int r, why;
@@ -61,7 +60,7 @@ static void refuse(struct engine *e, struct put *p, int r)
         metrics.c_refused_again += r == KVT_E_AGAIN;
         for (size_t i = 0; i < ELEMENTSOF(reasons); i++)
                 if (reasons[i].r == r)
-                        ghosts_add(&e->ghosts, p->space->id, p->key, (uint8_t)reasons[i].why, e->now_sec);
+                        ghosts_add(&e->ghosts, s->id, key, (uint8_t)reasons[i].why, e->now_sec);
 }
 
 static void put_done(struct engine *e, struct xfer *x, void *arg)
@@ -81,7 +80,7 @@ static void put_done(struct engine *e, struct xfer *x, void *arg)
         k->n_fills--;
         part->xfer = POOL_NONE;
         if (r == 0 && (p->cancelled || k->state == BLOCK_DYING))
-                r = p->cancelled ? KVT_E_CANCELLED : p->has_parent ? KVT_E_NO_PARENT : KVT_E_CANCELLED;
+                r = p->cancelled ? KVT_E_CANCELLED : p->has_parent && !p->replace ? KVT_E_NO_PARENT : KVT_E_AGAIN;
         if (r == 0) {
                 if (part->at.slab) {
                         k->n_pins -= host_slot(&e->host, part->at)->n_pins; /* they stay with the old copy */
@@ -116,7 +115,6 @@ static void put_done(struct engine *e, struct xfer *x, void *arg)
 static int get_block(struct engine *e, struct put *p, uint32_t *ret)
 {
         uint32_t i = blocks_find(&e->blocks, p->space->id, p->key), parent = POOL_NONE;
-        int r;
 
         if (i == POOL_NONE) {
                 if (p->has_parent) {
@@ -127,20 +125,17 @@ static int get_block(struct engine *e, struct put *p, uint32_t *ret)
                 if (e->blocks.pool.n_used == e->blocks.pool.max) {
                         if (parent != POOL_NONE)
                                 evict_forget(&e->blocks, p->space->tenant, parent); /* must not be the one to go */
-                        bool made = reclaim_block(e, p->space->tenant);
+                        bool made = reclaim_block(e);
                         if (parent != POOL_NONE)
                                 evict_update(&e->blocks, p->space->tenant, parent, false);
                         if (!made)
                                 return KVT_E_AGAIN;
                 }
-                if (p->space->geometry.n_shards > 1) {
-                        r = engine_watch_incomplete(e, p->space, p->key);
-                        if (r != 0)
-                                return r;
-                }
                 i = block_new(&e->blocks, p->space, p->key, parent, e->now_sec);
                 if (i == POOL_NONE)
                         return KVT_E_NO_MEMORY;
+                if (p->space->geometry.n_shards > 1)
+                        engine_watch_incomplete(e, i);
                 if (parent != POOL_NONE)
                         evict_update(&e->blocks, p->space->tenant, parent, false);
         }
@@ -173,7 +168,7 @@ int put_start(struct engine *e, struct put *p)
         r = get_block(e, p, &i);
         if (r != 0) {
                 drop_reservation(e, p);
-                refuse(e, p, r);
+                put_refused(e, p->space, p->key, r);
                 return r;
         }
         k = block_at(&e->blocks, i);
@@ -191,7 +186,7 @@ int put_start(struct engine *e, struct put *p)
                 if (at.slab)
                         e->host.tier.ops->abandon(&e->host.tier, p->space, at);
                 k->n_fills--;
-                refuse(e, p, r);
+                put_refused(e, p->space, p->key, r);
                 settle_block(e, i);
                 return r;
         }

@@ -27,5 +27,7 @@ struct put {
 int put_start(struct engine *e, struct put *p);
 /* done() is still called. */
 void put_cancel(struct put *p);
+/* Counts a refusal, and remembers it for those who ask why the key misses. */
+void put_refused(struct engine *e, struct space *s, const uint8_t key[16], int r);
 /* Would a put be taken? 0, KVT_E_EXISTS, KVT_E_NO_PARENT. Parents earlier in the same request are the caller's business. */
 int put_check(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16], const uint8_t *parent, bool replace);

@@ -18,10 +18,7 @@ static struct slab *slab_of_block(struct engine *e, uint32_t i)
 /* Nothing in it is leased, reserved or still held by a lease: then killing its blocks empties it. */
 static bool can_empty(const struct slab *s)
 {
-        for (uint32_t i = 0; i < s->n_bumped; i++)
-                if (s->slots[i].state != SLOT_FREE && (s->slots[i].state != SLOT_LIVE || s->slots[i].n_pins))
-                        return false;
-        return true;
+        return !s->n_held;
 }
 
 static void empty_out(struct engine *e, struct slab *s)
@@ -52,10 +49,15 @@ static void condemn_slab(struct engine *e, struct tenant *t)
 {
         struct slab *most = NULL;
 
-        if (t->condemned)
+        if (t->condemned) { /* what was on its way into it then has arrived meanwhile */
+                empty_out(e, t->condemned);
                 return;
-        list_for_each(c, &t->classes, struct slab_class, link) for (int full = 0; full < 2; full++)
-                list_for_each(s, full ? &c->full : &c->partial, struct slab, link) if (!most || s->bytes > most->bytes) most = s;
+        }
+        list_for_each (c, &t->classes, struct slab_class, link)
+                for (int full = 0; full < 2; full++)
+                        list_for_each (s, full ? &c->full : &c->partial, struct slab, link)
+                                if (!most || s->bytes > most->bytes)
+                                        most = s;
         if (most) {
                 host_condemn(&e->host, most);
                 empty_out(e, most);
@@ -111,7 +113,7 @@ static int reclaim_within(struct engine *e, struct tenant *t, uint64_t slot_byte
         s = t->retired_bytes ? NULL : coldest_slab(e, t); /* one at a time: or asking again and again would empty them all */
         if (!s) {
                 /* slabs with leases in them: evict what is of the right size, wherever it stands in the order */
-                for (; i != POOL_NONE; i = block_at(&e->blocks, i)->lru_next)
+                for (int n = 0; i != POOL_NONE && n < LOOK_STEPS; n++, i = block_at(&e->blocks, i)->lru_next)
                         if (slab_of_block(e, i)->slot_bytes == slot_bytes) {
                                 engine_kill(e, i, KVT_WHY_EVICTED);
                                 return 0;
@@ -134,7 +136,8 @@ static int make_room(struct engine *e, struct tenant *t, uint64_t slot_bytes, in
                 return t->n_leases ? KVT_E_AGAIN_LEASED : r;
         if (victim == t)
                 return reclaim_within(e, t, slot_bytes, r);
-        int other = take_slab(e, victim, true);
+        /* what was taken before may still be mapped: taking more would not bring it back sooner */
+        int other = victim->retired_bytes >= slot_bytes ? KVT_E_AGAIN : take_slab(e, victim, true);
         /* another tenant's leases must not starve this one while it has something of its own to give */
         return other != 0 && t->lru_cold != POOL_NONE ? reclaim_within(e, t, slot_bytes, r) : other;
 }
@@ -147,7 +150,10 @@ int reclaim_reserve(struct engine *e, struct space *s, struct location *ret)
                 r = e->host.tier.ops->reserve(&e->host.tier, s, ret);
                 if (r == 0)
                         return 0;
-                int made = make_room(e, s->tenant, s->slot_bytes, r);
+                if (r == KVT_E_NO_MEMORY && n) /* the system has none: emptying the cache for it will not do */
+                        return r;
+                int made =
+                        r == KVT_E_NO_MEMORY ? reclaim_within(e, s->tenant, s->slot_bytes, r) : make_room(e, s->tenant, s->slot_bytes, r);
                 if (made != 0)
                         return made;
         }
@@ -165,7 +171,7 @@ int reclaim_charge(struct engine *e, struct tenant *t, uint64_t bytes)
                 struct tenant *victim = r == KVT_E_QUOTA ? t : quota_victim(&e->tenants, t);
                 if (!victim)
                         return r;
-                if (victim == t && t->retired_bytes >= bytes)
+                if (victim->retired_bytes >= bytes)
                         return KVT_E_AGAIN;
                 int made = take_slab(e, victim, victim != t);
                 if (made != 0)
@@ -174,11 +180,14 @@ int reclaim_charge(struct engine *e, struct tenant *t, uint64_t bytes)
         return KVT_E_AGAIN;
 }
 
-bool reclaim_block(struct engine *e, struct tenant *t)
+bool reclaim_block(struct engine *e)
 {
-        struct tenant *victim = t->lru_cold ? t : quota_victim(&e->tenants, t);
+        struct tenant *victim = NULL;
 
-        if (!victim || !victim->lru_cold)
+        list_for_each (t, &e->tenants.all, struct tenant, link)
+                if (t->lru_cold && (!victim || t->n_blocks > victim->n_blocks))
+                        victim = t;
+        if (!victim)
                 return false;
         engine_kill(e, evict_coldest(victim), KVT_WHY_EVICTED);
         return true;

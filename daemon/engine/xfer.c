@@ -110,10 +110,11 @@ static void xfer_work(struct job *j)
 
 struct xfer *xfer_new(struct engine *e, enum xfer_kind kind, struct space *s, struct staging *staging, struct location at)
 {
-        uint32_t i = pool_take(&e->xfers);
+        uint32_t i = s->tenant->n_xfers < tenants_share(&e->tenants, e->xfers.max) ? pool_take(&e->xfers) : POOL_NONE;
 
         if (i == POOL_NONE)
                 return NULL;
+        s->tenant->n_xfers++;
         struct xfer *x = pool_at(&e->xfers, i);
         x->id = i;
         x->kind = kind;
@@ -149,6 +150,7 @@ void xfer_free(struct engine *e, struct xfer *x)
         ASSERT(x->owner == XFER_LOOP && list_empty(&x->waiters));
         staging_unref(x->staging);
         pool_give(&e->xfers, x->id);
+        s->tenant->n_xfers--;
         s->n_open--;
         engine_settle_space(e, s);
 }

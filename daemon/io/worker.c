@@ -47,11 +47,6 @@ int workers_start(struct workers **ret, struct queue *q, unsigned n)
         return 0;
 }
 
-unsigned workers_count(const struct workers *w)
-{
-        return w->n;
-}
-
 struct workers *workers_stop(struct workers *w)
 {
         if (!w)

@@ -7,6 +7,5 @@ struct workers;
 
 /* n 0: one per CPU the process may run on, at most 8. Threads block all signals. */
 int workers_start(struct workers **ret, struct queue *q, unsigned n);
-unsigned workers_count(const struct workers *w);
 /* Stops and joins; jobs not taken yet stay in the queue. NULL is fine. */
 struct workers *workers_stop(struct workers *w);

@@ -49,10 +49,8 @@ void evict_update(struct blocks *b, struct tenant *t, uint32_t i, bool by_age)
         if (by_age) {
                 next = t->lru_cold;
                 for (int n = 0; next != POOL_NONE && block_at(b, next)->used_sec < k->used_sec; n++) {
-                        if (n == AGE_STEPS) {
-                                next = POOL_NONE;
+                        if (n == AGE_STEPS)
                                 break;
-                        }
                         next = block_at(b, next)->lru_next;
                 }
         }

@@ -13,15 +13,19 @@ uint64_t lease_grant(struct session *c, struct space *s, uint32_t block, struct 
         struct server *sv = c->server;
         uint32_t i;
 
-        if (c->n_leases >= MAX(sv->leases.max / 4, 1u) || !(i = pool_take(&sv->leases)))
+        if (c->tenant->n_leases >= tenants_share(&sv->engine.tenants, sv->leases.max) || !(i = pool_take(&sv->leases)))
                 return 0;
         struct lease *l = pool_at(&sv->leases, i);
         l->session = c;
         l->id = next_id(sv, i);
         l->deadline_usec = sv->engine.now_usec + sv->conf.p.lease_usec;
         l->at = at;
+        list_init(&l->order_link);
         list_append(&c->leases, &l->session_link);
-        list_append(&sv->lease_order, &l->order_link);
+        struct list *before = sv->lease_order.prev; /* only a reload that shortens leases puts earlier deadlines behind later ones */
+        while (before != &sv->lease_order && container_of(before, struct lease, order_link)->deadline_usec > l->deadline_usec)
+                before = before->prev;
+        list_append(before->next, &l->order_link);
         c->n_leases++;
         engine_pin(&sv->engine, s, block, at);
         return l->id;
@@ -54,10 +58,12 @@ void lease_release(struct session *c, uint64_t id)
 struct reservation *reservation_new(struct session *c, struct space *s, struct location at)
 {
         struct server *sv = c->server;
-        uint32_t i = pool_take(&sv->reservations);
+        uint32_t i = c->tenant->n_reservations < tenants_share(&sv->engine.tenants, sv->reservations.max) ? pool_take(&sv->reservations)
+                                                                                                          : POOL_NONE;
 
         if (!i)
                 return NULL;
+        c->tenant->n_reservations++;
         struct reservation *r = pool_at(&sv->reservations, i);
         r->session = c;
         r->id = next_id(sv, i);
@@ -66,7 +72,10 @@ struct reservation *reservation_new(struct session *c, struct space *s, struct l
         s->n_open++;
         r->at = at;
         list_append(&c->reservations, &r->session_link);
-        list_append(&sv->reservation_order, &r->order_link);
+        struct list *before = sv->reservation_order.prev;
+        while (before != &sv->reservation_order && container_of(before, struct reservation, order_link)->deadline_usec > r->deadline_usec)
+                before = before->prev;
+        list_append(before->next, &r->order_link);
         c->n_inflight++;
         return r;
 }
@@ -88,6 +97,7 @@ void reservation_end(struct server *s, struct reservation *r)
         list_remove(&r->session_link);
         list_remove(&r->order_link);
         r->session->n_inflight--;
+        r->session->tenant->n_reservations--;
         if (r->at.slab)
                 s->engine.host.tier.ops->abandon(&s->engine.host.tier, space, r->at);
         r->id = 0;
@@ -98,8 +108,10 @@ void reservation_end(struct server *s, struct reservation *r)
 
 void lease_end_all(struct session *c)
 {
-        list_for_each_safe(l, &c->leases, struct lease, session_link) lease_end(c->server, l);
-        list_for_each_safe(r, &c->reservations, struct reservation, session_link) reservation_end(c->server, r);
+        list_for_each_safe (l, &c->leases, struct lease, session_link)
+                lease_end(c->server, l);
+        list_for_each_safe (r, &c->reservations, struct reservation, session_link)
+                reservation_end(c->server, r);
 }
 
 uint64_t lease_deadline(const struct server *s)
@@ -112,15 +124,13 @@ uint64_t lease_deadline(const struct server *s)
 
 void lease_expire(struct server *s)
 {
-        list_for_each_safe(l, &s->lease_order, struct lease, order_link)
-        {
+        list_for_each_safe (l, &s->lease_order, struct lease, order_link) {
                 if (l->deadline_usec > s->engine.now_usec)
                         break;
                 metrics.c_leases_expired++;
                 lease_end(s, l);
         }
-        list_for_each_safe(r, &s->reservation_order, struct reservation, order_link)
-        {
+        list_for_each_safe (r, &s->reservation_order, struct reservation, order_link) {
                 if (r->deadline_usec > s->engine.now_usec)
                         break;
                 metrics.c_put_timeouts++;

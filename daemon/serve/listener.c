@@ -23,17 +23,23 @@ static int on_connection(sd_event_source *source, int fd, uint32_t revents, void
                 int peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
                 if (peer < 0 && (errno == EMFILE || errno == ENFILE)) {
                         log_limited(LOG_WARNING, "Out of file descriptors: a connection is refused");
-                        if (s->reserve_fd < 0)
-                                return 0;
-                        close(s->reserve_fd);
+                        if (s->reserve_fd >= 0)
+                                close(s->reserve_fd);
                         peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
                         if (peer >= 0)
                                 close(peer);
                         s->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+                        if (peer >= 0)
+                                return 0;
+                }
+                if (peer < 0) {
+                        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+                                /* the socket stays readable: wait a moment, or it would keep a CPU busy */
+                                sd_event_source_set_enabled(s->listen_source, SD_EVENT_OFF);
+                                s->retry_usec = s->engine.now_usec + 50000;
+                        }
                         return 0;
                 }
-                if (peer < 0)
-                        return 0;
                 int bytes = 1 << 20; /* room for several of the largest packets; the kernel may give less */
                 setsockopt(peer, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
                 if (session_new(s, peer) < 0)
@@ -80,11 +86,11 @@ int listener_open(struct server *s)
         fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         if (fd < 0)
                 return log_errno(-errno, "Failed to make a socket: %m");
-        s->listen_fd = fd;
         struct stat st;
         if (lstat(path, &st) == 0) {
                 if (!S_ISSOCK(st.st_mode)) {
                         log_error("%s exists and is no socket", path);
+                        close(fd);
                         return -EEXIST;
                 }
                 unlink(path); /* we hold the lock: nobody serves it */
@@ -93,8 +99,11 @@ int listener_open(struct server *s)
         mode_t mask = umask(0777 & ~(mode_t)strtoul(s->conf.p.socket_mode, NULL, 8));
         r = bind(fd, (struct sockaddr *)&a, sizeof a) < 0 ? -errno : 0;
         umask(mask);
-        if (r < 0)
+        if (r < 0) {
+                close(fd);
                 return log_errno(r, "Failed to bind %s: %m", path);
+        }
+        s->listen_fd = fd; /* from here on the path is ours to remove */
         if (listen(fd, 4096) < 0)
                 return log_errno(-errno, "Failed to listen on %s: %m", path);
         s->reserve_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);

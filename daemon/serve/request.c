@@ -79,8 +79,7 @@ void request_handle(struct session *c, const uint8_t *bytes, size_t n)
 
 void request_orphan(struct session *c)
 {
-        list_for_each(r, &c->server->requests, struct request, link)
-        {
+        list_for_each (r, &c->server->requests, struct request, link) {
                 if (r->session != c)
                         continue;
                 r->session = NULL;

@@ -13,6 +13,7 @@ struct request {
         uint32_t id;
         uint16_t type;
         uint32_t n_items, n_pending;
+        uint64_t part_bytes;
         uint8_t *statuses; /* owned with the request */
         struct request_item {
                 struct request *request;
@@ -58,6 +59,11 @@ uint32_t request_keys(struct session *c, uint32_t id, const ProtobufCBinaryData 
 bool request_shard(struct session *c, uint32_t id, const struct space *s, uint32_t shard);
 struct kvt_block_entry request_block_entry(struct engine *e, uint32_t block);
 
+/* purges under way */
+void purge_some(struct server *s);
+void purge_orphan(struct session *c);
+void purge_end_all(struct server *s);
+
 /* events */
 struct subscription {
         struct list link; /* in server.subscriptions */
@@ -65,7 +71,7 @@ struct subscription {
         uint32_t space;
         uint32_t n_stored, n_removed;
         uint64_t n_lost;
-        uint8_t stored[1024 * 16], removed[1024 * 16];
+        uint8_t stored[256 * 16], removed[256 * 16];
 };
 void event_stored(struct engine *e, struct space *s, const uint8_t key[16]);
 void event_removed(struct engine *e, struct space *s, const uint8_t key[16]);

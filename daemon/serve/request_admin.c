@@ -16,29 +16,100 @@ static const struct {
 #undef METRIC
 };
 
+enum { PURGE_STEPS = 4096 };
+
 static bool visible(const struct session *c, const struct tenant *t)
 {
         return c->privileged || t == c->tenant;
 }
 
+struct purge { /* goes on over several passes: other sessions must not wait for it */
+        struct list link; /* in server.purges */
+        struct session *session; /* NULL: the client left */
+        uint32_t id;
+        char tenant[40]; /* by name and number: both may be gone before it is done */
+        uint32_t space, cursor;
+        uint64_t n_blocks, bytes;
+};
+
 void request_purge(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
 {
         const Kvtier__PurgeRequest *m = message;
         struct engine *e = &c->server->engine;
-        Kvtier__PurgeReply reply = KVTIER__PURGE_REPLY__INIT;
         struct tenant *t = *m->tenant ? tenant_find(&e->tenants, m->tenant) : c->tenant;
+        struct purge *p;
 
         if (!t || !visible(c, t)) { /* the same answer for both: who else is here is nobody's business */
                 session_error(c, id, KVT_E_DENIED, "no such tenant, or not yours");
                 return;
         }
-        struct space *s = m->space ? space_find(&e->tenants, t, m->space) : NULL;
-        if (m->space && !s) {
+        if (m->space && !space_find(&e->tenants, t, m->space)) {
                 session_error(c, id, KVT_E_UNKNOWN_SPACE, NULL);
                 return;
         }
-        engine_purge(e, t, s, &reply.n_blocks, &reply.bytes);
-        session_reply(c, KVT_MSG_PURGE, id, &reply);
+        p = new0(struct purge, 1);
+        if (!p) {
+                session_error(c, id, KVT_E_NO_MEMORY, NULL);
+                return;
+        }
+        p->session = c;
+        p->id = id;
+        p->space = m->space;
+        memcpy(p->tenant, t->name, sizeof p->tenant);
+        list_append(&c->server->purges, &p->link);
+        c->server->more = true;
+}
+
+void purge_some(struct server *s)
+{
+        struct purge *p = list_first(&s->purges, struct purge, link);
+        struct tenant *t = p ? tenant_find(&s->engine.tenants, p->tenant) : NULL;
+        struct space *of = t && p->space ? space_find(&s->engine.tenants, t, p->space) : NULL;
+        bool done = true;
+
+        if (!p)
+                return;
+        s->more = true;
+        if (t && (of || !p->space)) {
+                uint64_t n = t->n_blocks, used = t->used_bytes;
+                if (of)
+                        of->n_open++;
+                done = engine_purge(&s->engine, t, of, &p->cursor, PURGE_STEPS);
+                p->n_blocks += n - t->n_blocks;
+                p->bytes += used - t->used_bytes;
+                if (of) {
+                        of->n_open--;
+                        engine_settle_space(&s->engine, of);
+                }
+        }
+        if (!done) { /* the next one's turn */
+                list_remove(&p->link);
+                list_append(&s->purges, &p->link);
+                return;
+        }
+        if (p->session) {
+                Kvtier__PurgeReply reply = KVTIER__PURGE_REPLY__INIT;
+                reply.n_blocks = p->n_blocks;
+                reply.bytes = p->bytes;
+                session_reply(p->session, KVT_MSG_PURGE, p->id, &reply);
+        }
+        list_remove(&p->link);
+        free(p);
+}
+
+void purge_orphan(struct session *c)
+{
+        list_for_each (p, &c->server->purges, struct purge, link)
+                if (p->session == c)
+                        p->session = NULL;
+}
+
+void purge_end_all(struct server *s)
+{
+        for (struct purge *p; (p = list_first(&s->purges, struct purge, link));) {
+                list_remove(&p->link);
+                free(p);
+        }
 }
 
 static const char *pages_name(const struct host *h)
@@ -66,6 +137,7 @@ static void stat_tenant(struct session *c, Kvtier__StatReply *r, Kvtier__Tier *t
         tier->slab_bytes = t->held_bytes;
         tier->used_bytes = t->used_bytes;
         tier->payload_bytes = t->payload_bytes;
+        tier->pages = (char *)"";
         r->n_counters = ELEMENTSOF(own);
         for (size_t i = 0; i < ELEMENTSOF(own); i++) {
                 cs[i].name = (char *)own[i].name;
@@ -86,7 +158,8 @@ static void stat_all(struct server *s, Kvtier__StatReply *r, Kvtier__Tier *tier,
         r->n_reservations = s->reservations.n_used;
         r->n_xfers = e->xfers.n_used;
         r->staging_bytes = t->held_bytes - t->slab_bytes;
-        list_for_each(n, &e->tenants.all, struct tenant, link) r->n_blocks += n->n_blocks;
+        list_for_each (n, &e->tenants.all, struct tenant, link)
+                r->n_blocks += n->n_blocks;
         tier->capacity_bytes = t->capacity_bytes;
         tier->slab_bytes = t->slab_bytes;
         tier->used_bytes = t->used_bytes;
@@ -148,8 +221,7 @@ static void list_tenants(struct session *c, uint32_t id, const Kvtier__ListReque
         uint64_t last = 0;
 
         reply.tenants = ep;
-        list_for_each(t, &c->server->engine.tenants.all, struct tenant, link)
-        {
+        list_for_each (t, &c->server->engine.tenants.all, struct tenant, link) {
                 if (!visible(c, t) || t->id <= m->cursor)
                         continue;
                 if (reply.n_tenants == MIN(m->limit ?: LIST_MAX, (uint32_t)LIST_MAX)) {
@@ -160,7 +232,8 @@ static void list_tenants(struct session *c, uint32_t id, const Kvtier__ListReque
                 kvtier__tenant_entry__init(n);
                 n->name = t->name;
                 n->hard_bytes = t->hard_bytes;
-                n->soft_bytes = quota_soft(&c->server->engine.tenants, t);
+                n->soft_bytes = c->privileged ? quota_soft(&c->server->engine.tenants, t)
+                                              : t->soft_bytes; /* equal shares would tell how many there are */
                 n->held_bytes = t->held_bytes;
                 n->used_bytes = t->used_bytes;
                 n->n_blocks = t->n_blocks;
@@ -204,8 +277,7 @@ static void list_spaces(struct session *c, uint32_t id, const Kvtier__ListReques
         uint64_t last = 0;
 
         reply.spaces = ep;
-        list_for_each(s, &c->server->engine.tenants.spaces, struct space, link)
-        {
+        list_for_each (s, &c->server->engine.tenants.spaces, struct space, link) {
                 if (!visible(c, s->tenant) || s->id <= m->cursor || (m->space && s->id != m->space))
                         continue;
                 if (reply.n_spaces == MIN(m->limit ?: LIST_MAX, (uint32_t)LIST_MAX)) {
@@ -243,7 +315,8 @@ static void list_blocks(struct session *c, uint32_t id, const Kvtier__ListReques
         struct engine *e = &c->server->engine;
         struct space *s = m->space < e->tenants.n_by_id ? e->tenants.by_id[m->space] : NULL;
         uint32_t n = 0, limit = MIN(m->limit ?: LIST_BLOCKS_MAX, (uint32_t)LIST_BLOCKS_MAX);
-        uint64_t i = MIN(m->cursor, (uint64_t)e->blocks.pool.n_touched) + 1, end = MIN(i + LIST_SCAN_MAX, (uint64_t)e->blocks.pool.n_touched + 1);
+        uint64_t i = MIN(m->cursor, (uint64_t)e->blocks.pool.n_touched) + 1,
+                 end = MIN(i + LIST_SCAN_MAX, (uint64_t)e->blocks.pool.n_touched + 1);
 
         if (!s || !visible(c, s->tenant)) {
                 session_error(c, id, KVT_E_UNKNOWN_SPACE, NULL);
@@ -266,8 +339,7 @@ static void list_sessions(struct session *c, uint32_t id, const Kvtier__ListRequ
         uint64_t last = 0;
 
         reply.sessions = ep;
-        list_for_each(o, &c->server->sessions, struct session, link)
-        {
+        list_for_each (o, &c->server->sessions, struct session, link) {
                 if (o->state == SESSION_CLOSED || !visible(c, o->tenant) || o->id <= m->cursor)
                         continue;
                 if (reply.n_sessions == MIN(m->limit ?: LIST_MAX, (uint32_t)LIST_MAX)) {

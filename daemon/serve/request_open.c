@@ -126,14 +126,14 @@ void request_staging_open(struct session *c, uint32_t id, const void *message, c
                 session_error(c, id, KVT_E_BAD_REQUEST, "the session has its staging already");
                 return;
         }
-        if (c->fds_outstanding) {
+        if (!session_may_send_fds(c)) {
                 session_error(c, id, KVT_E_AGAIN, "descriptors are not acknowledged yet");
                 return;
         }
-        /* One session takes at most a quarter, all sessions at most half of what the tenant may count on. */
+        /* All sessions together at most half of what the tenant may count on, and each at most half of what is left of that. */
         uint64_t share = MIN(c->tenant->hard_bytes, quota_soft(&s->engine.tenants, c->tenant)) / 8192 * 4096;
-        bytes = MIN(bytes, MAX(share / 2 / 4096 * 4096, 4096ull));
-        bytes = MIN(bytes, share > c->tenant->staging_bytes ? share - c->tenant->staging_bytes : 0);
+        uint64_t left = share > c->tenant->staging_bytes ? share - c->tenant->staging_bytes : 0;
+        bytes = MIN(bytes, MAX(left / 8192 * 4096, MIN(left, 4096ull)));
         r = bytes ? reclaim_charge(&s->engine, c->tenant, bytes) : KVT_E_QUOTA;
         if (r == 0)
                 r = staging_new(&c->staging, &s->engine, c->tenant, bytes);

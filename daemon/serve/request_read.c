@@ -8,6 +8,8 @@
 #include "daemon/util/clock.h"
 #include "daemon/util/metrics.h"
 
+enum { CHILDREN_COUNTED = 64 };
+
 static void release_all(struct session *c, const ProtobufCBinaryData *leases)
 {
         for (size_t i = 0; i + 8 <= leases->len; i += 8) {
@@ -28,7 +30,7 @@ void request_match(struct session *c, uint32_t id, const void *message, const ui
         uint32_t n = s ? request_keys(c, id, &m->keys) : 0;
         if (!n)
                 return;
-        reply.n_blocks = get_match(&c->server->engine, s, m->keys.data, n, &stop);
+        reply.n_blocks = get_match(&c->server->engine, s, m->keys.data, n, m->probe, &stop);
         reply.stop = (uint32_t)stop;
         session_reply(c, KVT_MSG_MATCH, id, &reply);
 }
@@ -45,7 +47,7 @@ static bool plan_slab(struct session *c, struct map_plan *p, struct slab *b)
 {
         if (session_has_slab(c, b->id))
                 return true;
-        if (b->failed || c->fds_outstanding || p->n_fds == KVT_FDS_MAX || !session_add_slab(c, b))
+        if (!session_may_send_fds(c) || p->n_fds == KVT_FDS_MAX || !session_add_slab(c, b))
                 return false;
         p->slabs[p->n_fds] = (struct kvt_map_slab){.slab = b->id, .bytes = b->bytes};
         p->fds[p->n_fds++] = b->fd;
@@ -61,6 +63,10 @@ static struct kvt_map_entry map_one(struct session *c, struct map_plan *p, struc
                 return (struct kvt_map_entry){.status = KVT_E_MISS};
         struct location at = block_part(block_at(&e->blocks, i), s, shard)->at;
         struct slab *b = host_slab(&e->host, at.slab);
+        if (unlikely(b->failed)) { /* its memory could not be had: never handed out */
+                engine_kill(e, i, KVT_WHY_RECLAIMED);
+                return (struct kvt_map_entry){.status = KVT_E_MISS};
+        }
         uint64_t lease = plan_slab(c, p, b) ? lease_grant(c, s, i, at) : 0;
         if (!lease) {
                 metrics.c_refused_again++;
@@ -144,7 +150,8 @@ void request_release(struct session *c, uint32_t id, const void *message, const 
 
 void request_fd_ack(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
 {
-        c->fds_outstanding = false;
+        c->fds_acked = c->fds_outstanding;
+        list_remove(&c->fds_link);
 }
 
 void request_slab_ack(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
@@ -218,7 +225,7 @@ struct kvt_block_entry request_block_entry(struct engine *e, uint32_t block)
         memcpy(b.key, k->key, 16);
         if (k->parent != POOL_NONE)
                 memcpy(b.parent, block_at(&e->blocks, k->parent)->key, 16);
-        for (uint32_t i = k->first_child; i != POOL_NONE && b.n_children < 1000; i = block_at(&e->blocks, i)->next_sibling)
+        for (uint32_t i = k->first_child; i != POOL_NONE && b.n_children < CHILDREN_COUNTED; i = block_at(&e->blocks, i)->next_sibling)
                 b.n_children++;
         return b;
 }

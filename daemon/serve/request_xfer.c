@@ -6,7 +6,9 @@
 #include "daemon/serve/request.h"
 #include "daemon/util/metrics.h"
 
-static struct request *request_new(struct session *c, uint32_t id, uint16_t type, uint32_t n)
+#define INFLIGHT_MIN (256ull << 20)
+
+static struct request *request_new(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n)
 {
         struct request *r = calloc(1, sizeof *r + n * (sizeof *r->items + 1));
 
@@ -19,6 +21,7 @@ static struct request *request_new(struct session *c, uint32_t id, uint16_t type
         r->id = id;
         r->type = type;
         r->n_items = n;
+        r->part_bytes = s->geometry.part_bytes;
         r->n_pending = 1; /* the handler's own, until it has started all */
         r->statuses = (uint8_t *)&r->items[n];
         for (uint32_t i = 0; i < n; i++) {
@@ -54,8 +57,10 @@ static void item_done(struct request_item *i, int status)
 
         i->pending = false;
         r->statuses[i - r->items] = (uint8_t)status;
-        if (r->session)
+        if (r->session) {
                 r->session->n_inflight--;
+                r->session->inflight_bytes -= r->part_bytes;
+        }
         request_unpend(r);
 }
 
@@ -65,6 +70,7 @@ static void item_started(struct request_item *i, int r)
                 i->pending = true;
                 i->request->n_pending++;
                 i->request->session->n_inflight++;
+                i->request->session->inflight_bytes += i->request->part_bytes;
         } else {
                 i->request->statuses[i - i->request->items] = (uint8_t)r;
         }
@@ -100,12 +106,18 @@ static bool check_offsets(struct session *c, uint32_t id, const struct space *s,
         return ok;
 }
 
-static bool check_busy(struct session *c, uint32_t id, uint32_t n)
+/* n more parts, of which n_copied are to be copied at once. Nothing makes a client name each offset once: so the bytes under way are bounded,
+ * well above what fits staging, or one client could fill the queue that all wait in. */
+static bool check_busy(struct session *c, uint32_t id, const struct space *s, uint32_t n, uint32_t n_copied)
 {
+        uint64_t bytes = n_copied * s->geometry.part_bytes, most = c->staging ? MAX(4 * c->staging->bytes, INFLIGHT_MIN) : 0;
+
         if (c->server->draining)
                 session_error(c, id, KVT_E_DRAINING, NULL);
         else if (c->n_inflight + n > c->server->conf.p.max_inflight_session)
                 session_error(c, id, KVT_E_AGAIN, "too many parts under way");
+        else if (bytes && c->inflight_bytes + bytes > most)
+                session_error(c, id, KVT_E_AGAIN, "too many bytes under way");
         else
                 return true;
         return false;
@@ -130,7 +142,7 @@ void request_put_begin(struct session *c, uint32_t id, const void *message, cons
         uint32_t n;
 
         if (!s || !request_shard(c, id, s, m->shard) || !check_parent(c, id, &m->parent) || !(n = request_keys(c, id, &m->keys)) ||
-            !check_busy(c, id, n))
+            !check_busy(c, id, s, n, 0))
                 return;
         s->n_open++; /* making room may take its last block */
         for (uint32_t i = 0; i < n; i++) {
@@ -159,8 +171,7 @@ void request_put_begin(struct session *c, uint32_t id, const void *message, cons
                 }
                 entries[i].status = (uint8_t)r;
                 metrics.c_put_exists += r == KVT_E_EXISTS;
-                metrics.c_refused_quota += r == KVT_E_QUOTA;
-                metrics.c_refused_leased += r == KVT_E_AGAIN_LEASED;
+                put_refused(e, s, key, r);
                 parent = key;
         }
         s->n_open--;
@@ -204,15 +215,14 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
         } else if (!(n = request_keys(c, id, &m->keys))) {
                 return;
         }
-        if (!check_offsets(c, id, s, &m->offsets, n) || !check_busy(c, id, m->reservations.len ? 0 : n))
+        if (!check_offsets(c, id, s, &m->offsets, n) || !check_busy(c, id, s, m->reservations.len ? 0 : n, n))
                 return;
-        struct request *r = request_new(c, id, KVT_MSG_PUT_COMMIT, n);
+        struct request *r = request_new(c, id, KVT_MSG_PUT_COMMIT, s, n);
         if (!r)
                 return;
         s->n_open++;
         for (uint32_t i = 0; i < n; i++) {
                 struct put *p = &r->items[i].put;
-                const uint8_t *parent = i ? m->keys.data + 16 * (i - 1) : m->parent.data;
                 int status = 0;
 
                 *p = (struct put){.space = s,
@@ -228,7 +238,7 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
                         p->has_parent = i || m->parent.len;
                         memcpy(p->key, m->keys.data + 16 * i, 16);
                         if (p->has_parent)
-                                memcpy(p->parent, parent, 16);
+                                memcpy(p->parent, i ? m->keys.data + 16 * (i - 1) : m->parent.data, 16);
                 }
                 item_started(&r->items[i], status != 0 ? status : put_start(e, p));
         }
@@ -265,9 +275,9 @@ void request_get(struct session *c, uint32_t id, const void *message, const uint
         uint32_t n;
 
         if (!s || !request_shard(c, id, s, m->shard) || !(n = request_keys(c, id, &m->keys)) || !check_offsets(c, id, s, &m->offsets, n) ||
-            !check_busy(c, id, n))
+            !check_busy(c, id, s, n, n))
                 return;
-        struct request *r = request_new(c, id, KVT_MSG_GET, n);
+        struct request *r = request_new(c, id, KVT_MSG_GET, s, n);
         if (!r)
                 return;
         for (uint32_t i = 0; i < n; i++) {
@@ -283,8 +293,7 @@ void request_cancel(struct session *c, uint32_t id, const void *message, const u
 {
         const Kvtier__CancelRequest *m = message;
 
-        list_for_each(r, &c->server->requests, struct request, link)
-        {
+        list_for_each (r, &c->server->requests, struct request, link) {
                 if (r->session != c || r->id != m->request_id)
                         continue;
                 for (uint32_t i = 0; i < r->n_items; i++) {

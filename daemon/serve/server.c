@@ -44,23 +44,31 @@ void server_expire(struct server *s)
 {
         lease_expire(s);
         engine_expire(&s->engine);
-        list_for_each_safe(c, &s->greeting, struct session, greet_link)
-        {
+        list_for_each_safe (c, &s->greeting, struct session, greet_link) {
                 if (c->opened_usec + s->conf.p.hello_timeout_usec > s->engine.now_usec)
                         break;
                 session_close(c, "it never said hello");
         }
+        list_for_each_safe (c, &s->unacked, struct session, fds_link) {
+                if (c->fds_sent_usec + s->conf.p.put_timeout_usec > s->engine.now_usec)
+                        break;
+                session_close(c, "it does not take the descriptors it was sent");
+        }
         if (s->retry_usec && s->retry_usec <= s->engine.now_usec) {
                 s->retry_usec = 0;
-                list_for_each(c, &s->sessions, struct session, link) if (c->stuck) session_retry(c);
+                if (s->listen_source)
+                        sd_event_source_set_enabled(s->listen_source, SD_EVENT_ON);
+                list_for_each (c, &s->sessions, struct session, link)
+                        if (c->stuck)
+                                session_retry(c);
         }
-        list_for_each_safe(b, &s->engine.host.retired, struct slab, link)
-        {
+        list_for_each_safe (b, &s->engine.host.retired, struct slab, link) {
                 if (!b->n_holders || b->retired_usec + s->conf.p.put_timeout_usec > s->engine.now_usec)
                         continue;
                 uint32_t id = b->id;
-                list_for_each_safe(c, &s->sessions, struct session, link) if (c->state != SESSION_CLOSED && session_has_slab(c, id))
-                        session_close(c, "it kept the map of a retired slab");
+                list_for_each_safe (c, &s->sessions, struct session, link)
+                        if (c->state != SESSION_CLOSED && session_has_slab(c, id))
+                                session_close(c, "it kept the map of a retired slab");
                 break; /* the list changed; the timer is armed again */
         }
 }
@@ -82,8 +90,12 @@ static uint64_t next_deadline(struct server *s)
 
         if (c)
                 d = MIN(d, c->opened_usec + s->conf.p.hello_timeout_usec);
-        list_for_each(b, &s->engine.host.retired, struct slab, link) if (b->n_holders) d =
-                MIN(d, b->retired_usec + s->conf.p.put_timeout_usec);
+        c = list_first(&s->unacked, struct session, fds_link);
+        if (c)
+                d = MIN(d, c->fds_sent_usec + s->conf.p.put_timeout_usec);
+        list_for_each (b, &s->engine.host.retired, struct slab, link)
+                if (b->n_holders)
+                        d = MIN(d, b->retired_usec + s->conf.p.put_timeout_usec);
         if (s->retry_usec)
                 d = MIN(d, s->retry_usec);
         if (s->draining)
@@ -107,10 +119,12 @@ void server_pass(struct server *s)
 {
         if (s->more) {
                 s->more = false;
-                list_for_each_safe(c, &s->sessions, struct session, link) if (c->state == SESSION_CLOSED) session_free(c);
+                list_for_each_safe (c, &s->sessions, struct session, link)
+                        if (c->state == SESSION_CLOSED)
+                                session_free(c);
         }
-        if (!list_empty(&s->subscriptions))
-                event_flush(s);
+        purge_some(s);
+        event_flush(s);
         if (engine_pass(&s->engine))
                 s->more = true;
         arm_timer(s);
@@ -130,7 +144,6 @@ int server_run(struct server *s)
                         return log_errno(r, "The event loop failed: %m"), EXIT_FAILURE;
                 server_pass(s);
         }
-        sd_notify(0, "STOPPING=1");
         return EXIT_SUCCESS;
 }
 
@@ -147,8 +160,9 @@ static void on_retired(struct slab *b, void *arg)
         b->retired_usec = s->engine.now_usec;
         m.n_slabs = 1;
         m.slabs = &b->id;
-        list_for_each(c, &s->sessions, struct session, link) if (c->state != SESSION_CLOSED && session_has_slab(c, b->id))
-                session_send(c, KVT_MSG_SLAB_RETIRED, 0, &m.base, NULL, 0);
+        list_for_each (c, &s->sessions, struct session, link)
+                if (c->state != SESSION_CLOSED && session_has_slab(c, b->id))
+                        session_send(c, KVT_MSG_SLAB_RETIRED, 0, &m.base, NULL, 0);
 }
 
 static int on_signal(sd_event_source *source, const struct signalfd_siginfo *si, void *arg)
@@ -164,6 +178,7 @@ void server_drain(struct server *s)
                 s->stop = true;
                 return;
         }
+        sd_notify(0, "STOPPING=1");
         log_info("Shutting down: finishing what is under way");
         s->draining = true;
         s->drain_deadline_usec = s->engine.now_usec + s->conf.p.drain_timeout_usec;
@@ -234,10 +249,12 @@ int server_init(struct server *s, struct conf *conf)
         *conf = (struct conf){};
         list_init(&s->sessions);
         list_init(&s->greeting);
+        list_init(&s->unacked);
         list_init(&s->lease_order);
         list_init(&s->reservation_order);
         list_init(&s->subscriptions);
         list_init(&s->requests);
+        list_init(&s->purges);
         s->allocator = (ProtobufCAllocator){arena_alloc, arena_free, s};
         raise_nofile();
         if (getrandom(s->boot_token, sizeof s->boot_token, 0) != sizeof s->boot_token)
@@ -277,12 +294,13 @@ int server_init(struct server *s, struct conf *conf)
 void server_deinit(struct server *s)
 {
         if (s->sessions.next) {
-                list_for_each_safe(c, &s->sessions, struct session, link)
-                {
+                list_for_each_safe (c, &s->sessions, struct session, link) {
                         session_close(c, NULL);
                         session_free(c);
                 }
         }
+        if (s->purges.next)
+                purge_end_all(s);
         if (s->engine.conf)
                 engine_deinit(&s->engine);
         listener_close(s);

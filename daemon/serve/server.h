@@ -22,6 +22,7 @@ struct server {
         uint64_t retry_usec; /* when to try sessions again that are stuck; 0: none is */
         struct list sessions; /* of struct session, all */
         struct list greeting; /* of struct session, no hello yet, oldest first */
+        struct list unacked; /* of struct session, descriptors sent and not acknowledged, oldest first */
         uint32_t n_sessions;
         uint64_t last_session;
         struct pool leases, reservations;
@@ -29,7 +30,8 @@ struct server {
         uint64_t serial; /* of leases and reservations */
         struct list subscriptions; /* of struct subscription */
         struct list requests; /* of struct request: transfers under way for clients */
-        bool draining, more, stop;
+        struct list purges; /* of struct purge */
+        bool draining, more, stop, events_dirty;
         uint64_t drain_deadline_usec, started_usec, poll_until_usec;
         uint8_t boot_token[16];
         uint8_t *in, *out; /* owned; one packet each way */

@@ -1,6 +1,8 @@
 #include <stdio.h>
 #include <string.h>
+#include <linux/sockios.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "daemon/serve/lease.h"
@@ -79,8 +81,12 @@ int session_send(struct session *c, uint16_t type, uint32_t request_id, const Pr
                 r = enqueue(c, out, n, fds, n_fds);
         if (r < 0)
                 session_close(c, r == -EPIPE || r == -ECONNRESET ? NULL : r == -EOVERFLOW ? "it does not read its answers" : strerror(-r));
-        else if (n_fds)
+        else if (n_fds) {
                 c->fds_outstanding = true;
+                c->fds_acked = false;
+                c->fds_sent_usec = c->server->engine.now_usec;
+                list_append(&c->server->unacked, &c->fds_link);
+        }
         return 0;
 }
 
@@ -104,9 +110,10 @@ static bool flush_queue(struct session *c)
         while (!list_empty(&c->queue)) {
                 struct packet *p = list_first(&c->queue, struct packet, link);
                 int r = send_packet(c, p->bytes, p->n_bytes, p->fds, p->n_fds);
-                if (r == -EAGAIN || r == -ENOBUFS || r == -ENOMEM)
+                if (r == -EAGAIN)
                         return false;
-                if (r == -ETOOMANYREFS) { /* the socket stays writable, so EPOLLOUT would come again at once */
+                if (r == -ETOOMANYREFS || r == -ENOBUFS ||
+                    r == -ENOMEM) { /* the socket stays writable, so EPOLLOUT would come again at once */
                         c->stuck = true;
                         c->server->retry_usec = c->server->engine.now_usec + 50000;
                         update_events(c);
@@ -220,6 +227,7 @@ int session_new(struct server *s, int fd)
         list_init(&c->link);
         list_init(&c->greet_link);
         list_init(&c->queue);
+        list_init(&c->fds_link);
         list_init(&c->leases);
         list_init(&c->reservations);
         r = peer_tenant(c);
@@ -232,7 +240,7 @@ int session_new(struct server *s, int fd)
                         why = "shutting down";
                 }
         } else {
-                why = "this user has no tenant here";
+                why = r == KVT_E_DENIED ? "this user has no tenant here" : "out of memory";
         }
         if (r == 0)
                 r = sd_event_add_io(s->event, &c->source, fd, EPOLLIN, on_io, c);
@@ -246,7 +254,7 @@ int session_new(struct server *s, int fd)
                 return 0;
         }
         c->id = ++s->last_session;
-        c->tenant->n_sessions++;
+        s->engine.tenants.n_active += !c->tenant->n_sessions++;
         s->n_sessions++;
         metrics.c_sessions_opened++;
         list_append(&s->sessions, &c->link);
@@ -268,6 +276,7 @@ void session_close(struct session *c, const char *why)
         s->more = true; /* there is a pass to come that frees it */
         c->source = sd_event_source_disable_unref(c->source);
         list_remove(&c->greet_link);
+        list_remove(&c->fds_link);
 }
 
 void session_free(struct session *c)
@@ -275,17 +284,19 @@ void session_free(struct session *c)
         struct server *s = c->server;
 
         request_orphan(c);
+        purge_orphan(c);
         event_end_all(c);
         lease_end_all(c);
-        for (uint32_t i = 0; i < c->n_slab_words * 64; i++)
-                session_remove_slab(c, i);
+        for (uint32_t w = 0; w < c->n_slab_words; w++)
+                for (uint32_t i = w * 64; c->slabs[w]; i++)
+                        session_remove_slab(c, i);
         for (uint32_t i = 0; i < c->n_spaces; i++) {
                 struct space *sp = space_at(&s->engine.tenants, c->spaces[i]);
                 sp->n_open--;
                 engine_settle_space(&s->engine, sp);
         }
         staging_unref(c->staging);
-        c->tenant->n_sessions--;
+        s->engine.tenants.n_active -= !--c->tenant->n_sessions;
         s->n_sessions--;
         while (!list_empty(&c->queue)) {
                 struct packet *p = list_first(&c->queue, struct packet, link);
@@ -297,13 +308,16 @@ void session_free(struct session *c)
         free(c->parked);
         free(c->slabs);
         free(c->spaces);
+        tenant_settle(&s->engine.tenants, c->tenant);
         free(c);
 }
 
 void session_retry(struct session *c)
 {
         c->stuck = false;
-        if (c->state != SESSION_CLOSED && flush_queue(c))
+        if (c->state != SESSION_CLOSED)
+                flush_queue(c);
+        if (c->state != SESSION_CLOSED)
                 update_events(c);
 }
 
@@ -312,7 +326,9 @@ void session_park(struct session *c, const uint8_t *bytes, size_t n, uint32_t sl
         uint8_t *copy = malloc(n);
 
         if (!copy) {
-                session_close(c, "out of memory");
+                struct frame f;
+                if (frame_parse(bytes, n, &f) == 0)
+                        session_error(c, f.request_id, KVT_E_NO_MEMORY, NULL);
                 return;
         }
         memcpy(copy, bytes, n);
@@ -325,14 +341,22 @@ void session_park(struct session *c, const uint8_t *bytes, size_t n, uint32_t sl
 
 void session_unpark(struct server *s, uint32_t slab)
 {
-        list_for_each_safe(c, &s->sessions, struct session, link)
-        {
+        list_for_each_safe (c, &s->sessions, struct session, link) {
                 if (c->state == SESSION_CLOSED || !c->parked || c->parked_slab != slab)
                         continue;
                 _cleanup_(freep) uint8_t *packet = TAKE_PTR(c->parked);
                 update_events(c);
                 request_handle(c, packet, c->n_parked); /* may park again, on another slab */
         }
+}
+
+bool session_may_send_fds(struct session *c)
+{
+        int unread = 0;
+
+        if (c->fds_outstanding && c->fds_acked && ioctl(c->fd, SIOCOUTQ, &unread) == 0 && !unread)
+                c->fds_outstanding = false;
+        return !c->fds_outstanding;
 }
 
 bool session_has_slab(const struct session *c, uint32_t slab)

@@ -28,7 +28,8 @@ struct session {
         sd_event_source *source;
         uint8_t state;
         uint8_t version;
-        bool fds_outstanding; /* one fd-bearing packet is not acknowledged */
+        bool fds_outstanding; /* one fd-bearing packet is not acknowledged ... */
+        bool fds_acked; /* ... or it is, but the client may not have read it: see session_may_send_fds() */
         bool stuck; /* the kernel takes no more descriptors in flight: the queue waits for the timer */
         bool privileged; /* root, or the daemon's own user */
         struct tenant *tenant;
@@ -36,6 +37,8 @@ struct session {
         uid_t uid;
         char name[32];
         uint64_t opened_usec, n_requests;
+        struct list fds_link; /* in server.unacked */
+        uint64_t fds_sent_usec;
         struct list queue; /* of struct packet */
         size_t queued_bytes;
         uint8_t *parked; /* owned: a whole packet that waits for parked_slab */
@@ -46,6 +49,7 @@ struct session {
         uint32_t n_slab_words;
         struct list leases, reservations; /* of struct lease, struct reservation */
         uint32_t n_leases, n_inflight; /* inflight: reserved or being copied */
+        uint64_t inflight_bytes; /* being copied */
         uint32_t *spaces; /* owned: ids it has open */
         uint32_t n_spaces;
 };
@@ -65,6 +69,8 @@ void session_park(struct session *c, const uint8_t *bytes, size_t n, uint32_t sl
 /* A slab is populated or failed: parked requests go on. */
 void session_unpark(struct server *s, uint32_t slab);
 
+/* No descriptors are on their way: none was sent, or the client said that it has them and the kernel that it read all it was sent. */
+bool session_may_send_fds(struct session *c);
 bool session_has_slab(const struct session *c, uint32_t slab);
 /* false: no memory */
 bool session_add_slab(struct session *c, struct slab *slab);

@@ -121,13 +121,13 @@ static void index_remove(struct blocks *b, uint32_t i)
 
 uint32_t block_new(struct blocks *b, struct space *s, const uint8_t key[16], uint32_t parent, uint32_t now_sec)
 {
-        struct part *parts = NULL;
+        struct shards *shards = NULL;
 
-        if (s->geometry.n_shards > 1 && !(parts = calloc(s->geometry.n_shards, sizeof *parts)))
+        if (s->geometry.n_shards > 1 && !(shards = calloc(1, sizeof *shards + s->geometry.n_shards * sizeof *shards->parts)))
                 return POOL_NONE;
         uint32_t i = pool_take(&b->pool);
         if (i == POOL_NONE) {
-                free(parts);
+                free(shards);
                 return POOL_NONE;
         }
         struct block *k = block_at(b, i);
@@ -135,8 +135,11 @@ uint32_t block_new(struct blocks *b, struct space *s, const uint8_t key[16], uin
         k->space = s->id;
         k->used_sec = k->created_sec = now_sec;
         k->state = BLOCK_FILLING;
-        if (parts)
-                k->parts = parts;
+        if (shards) {
+                list_init(&shards->link);
+                shards->block = i;
+                k->shards = shards;
+        }
         k->parent = parent;
         if (parent != POOL_NONE) {
                 struct block *p = block_at(b, parent);
@@ -168,9 +171,15 @@ void block_detach(struct blocks *b, uint32_t i)
         k->state = BLOCK_DYING;
 }
 
-void block_free(struct blocks *b, uint32_t i)
+void block_free(struct blocks *b, uint32_t i, const struct space *s)
 {
-        ASSERT(block_at(b, i)->state == BLOCK_DYING && !block_at(b, i)->n_fills);
+        struct block *k = block_at(b, i);
+
+        ASSERT(k->state == BLOCK_DYING && !k->n_fills);
+        if (s->geometry.n_shards > 1) {
+                list_remove(&k->shards->link);
+                free(k->shards);
+        }
         pool_give(&b->pool, i);
 }
 

@@ -12,7 +12,7 @@
  *  1. A block that is not DYING is in the index under (space, key), and under its parent if it has one.
  *  2. A parent is in the tree at least as long as its children: a kill takes the whole subtree.
  *  3. A block with n_fills > 0 stays allocated, even DYING, until its last transfer has come back to the loop.
- *  4. A block is on its tenant's eviction list iff it is RESIDENT, has no child, no pin.
+ *  4. A block is on its tenant's eviction list iff it is RESIDENT, has no child, no pin, and is not just being replaced.
  *  5. n_parts counts parts with a slot; RESIDENT iff n_parts == n_shards of the space. */
 #pragma once
 
@@ -31,6 +31,13 @@ struct part {
         uint32_t xfer; /* the transfer that fills (or replaces) it; POOL_NONE: none */
 };
 
+struct shards { /* of a block with several parts */
+        struct list link; /* in engine.incomplete while the block is FILLING */
+        uint64_t deadline_usec;
+        uint32_t block;
+        struct part parts[];
+};
+
 struct block {
         uint8_t key[16];
         uint32_t space;
@@ -45,7 +52,7 @@ struct block {
         uint8_t in_lru;
         union {
                 struct part one; /* n_shards == 1 */
-                struct part *parts; /* owned; n_shards of them */
+                struct shards *shards; /* else; owned */
         };
 };
 
@@ -66,7 +73,7 @@ static inline struct block *block_at(const struct blocks *b, uint32_t i)
 }
 static inline struct part *block_part(struct block *b, const struct space *s, uint32_t shard)
 {
-        return s->geometry.n_shards == 1 ? &b->one : &b->parts[shard];
+        return s->geometry.n_shards == 1 ? &b->one : &b->shards->parts[shard];
 }
 
 uint64_t blocks_hash(const struct blocks *b, uint32_t space, const uint8_t key[16]);
@@ -80,6 +87,6 @@ uint32_t blocks_find(const struct blocks *b, uint32_t space, const uint8_t key[1
 uint32_t block_new(struct blocks *b, struct space *s, const uint8_t key[16], uint32_t parent, uint32_t now_sec);
 /* Takes the block out of index and tree: DYING. It has no children. */
 void block_detach(struct blocks *b, uint32_t i);
-/* Gives a DYING block back; n_fills and n_parts are 0. */
-void block_free(struct blocks *b, uint32_t i);
+/* Gives a DYING block of the space back; n_fills and n_parts are 0. */
+void block_free(struct blocks *b, uint32_t i, const struct space *s);
 void assert_block_state(const struct blocks *b, uint32_t i, const struct space *s);

@@ -187,6 +187,7 @@ uint32_t slab_take_slot(struct slab *s)
         ASSERT(s->slots[i].state == SLOT_FREE && !s->slots[i].n_pins);
         s->slots[i] = (struct slot){.state = SLOT_RESERVED};
         s->n_used++;
+        s->n_held++;
         return i;
 }
 
@@ -199,6 +200,7 @@ void slab_give_slot(struct slab *s, uint32_t slot)
                 __atomic_store_n(&slab_header(s, slot)->generation, 0, __ATOMIC_RELAXED);
                 __atomic_thread_fence(__ATOMIC_RELEASE); /* before anything is written over the payload */
         }
+        s->n_held -= k->state != SLOT_LIVE;
         *k = (struct slot){.block = s->free_head};
         s->free_head = slot + 1;
         s->n_used--;
@@ -220,8 +222,9 @@ static int populate_chunk(struct slab *s, uint64_t i)
                         __atomic_store_n((int *)&s->kind, PAGES_4K,
                                          __ATOMIC_RELAXED); /* fragmented or forbidden: small pages from here on */
         }
+        /* EINVAL: a kernel before 5.14 */
         if (madvise(at, CHUNK_BYTES, MADV_POPULATE_WRITE) < 0 &&
-            errno != EINVAL) /* EINVAL: a kernel before 5.14, which allocates at first touch */
+            (errno != EINVAL || fallocate(s->fd, 0, (off_t)(i * CHUNK_BYTES), (off_t)CHUNK_BYTES) < 0))
                 return -errno;
         __atomic_fetch_or(&s->chunks[i / 64], 1ull << i % 64, __ATOMIC_RELEASE);
         return 0;
@@ -250,4 +253,14 @@ void slab_populate_work(struct job *j)
                 if (r < 0)
                         s->populate_result = r;
         }
+}
+
+void slab_release_work(struct job *j)
+{
+        struct slab *s = container_of(j, struct slab, populate_job);
+
+        munmap(s->base, s->bytes);
+        s->base = NULL;
+        close(s->fd);
+        s->fd = -1;
 }

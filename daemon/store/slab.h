@@ -1,6 +1,6 @@
 /* Slabs: the unit in which host memory is owned. One memfd, one tenant for its whole life, slots of one size.
  *
- *     spare --slab_adopt()--> owned --(retire: clients still map it)--> retired --last holder gone--> freed
+ *     spare --a tenant needs it--> owned --(retire: clients still map it)--> retired --last holder gone--> freed
  *
  * A slab is created without a tenant (spare), sealed SHRINK|GROW|FUTURE_WRITE|SEAL after the daemon's own writable map was made, and is
  * allocated ("populated") in 2 MiB chunks: by the worker that first needs a chunk, and by a background job for the rest. Its descriptor
@@ -41,6 +41,7 @@ struct slab {
         struct slab_class *class;
         uint64_t slot_bytes;
         uint32_t n_slots, n_used, n_bumped, free_head;
+        uint32_t n_held; /* slots that killing blocks does not free: RESERVED, ZOMBIE, or LIVE with pins */
         struct slot *slots; /* owned; mapped lazily */
         uint32_t n_holders; /* sessions that were sent the descriptor */
         bool condemned; /* takes no new copies; goes to tenant.empty when the last one is gone */
@@ -48,7 +49,7 @@ struct slab {
         uint64_t retired_usec; /* when its holders were told */
         bool populated; /* all of it; said by the loop */
         bool failed; /* could not be populated: never handed out */
-        uint32_t n_jobs; /* transfers and population under way */
+        uint32_t n_jobs; /* 1: being populated */
         struct job populate_job;
         uint32_t i_chunk; /* owned by the populating job */
         int populate_result; /* likewise */
@@ -85,5 +86,7 @@ static inline bool slab_full(const struct slab *s)
 
 /* Worker side: allocates the chunks under this range if need be. 0 or -errno (no memory). Any thread. */
 int slab_populate(struct slab *s, uint64_t offset, uint64_t n);
+/* Work of populate_job once the slab is out of everything: gives the memory back, which takes a while. slab_free() then does the rest. */
+void slab_release_work(struct job *j);
 /* Work of populate_job: some chunks a turn. Sets populate_result: 0 all done, 1 more to do, -errno. */
 void slab_populate_work(struct job *j);

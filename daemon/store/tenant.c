@@ -15,16 +15,13 @@ void tenants_init(struct tenants *t, uint64_t host_bytes)
 
 void tenants_deinit(struct tenants *t)
 {
-        list_for_each_safe(s, &t->spaces, struct space, link)
-        {
+        list_for_each_safe (s, &t->spaces, struct space, link) {
                 s->n_blocks = 0;
                 s->n_open = 0;
                 space_forget(t, s);
         }
-        list_for_each_safe(n, &t->all, struct tenant, link)
-        {
-                list_for_each_safe(c, &n->classes, struct slab_class, link)
-                {
+        list_for_each_safe (n, &t->all, struct tenant, link) {
+                list_for_each_safe (c, &n->classes, struct slab_class, link) {
                         list_remove(&c->link);
                         free(c);
                 }
@@ -38,10 +35,8 @@ static void tenant_configure(struct tenants *t, struct tenant *n, const struct c
 {
         n->hard_bytes = c->p.tenant_hard_bytes;
         n->soft_bytes = c->p.tenant_soft_bytes;
-        n->named = false;
         for (size_t i = 0; i < c->n_tenants; i++)
                 if (!strcmp(c->tenants[i].name, n->name)) {
-                        n->named = true;
                         n->hard_bytes = c->tenants[i].hard_bytes ?: n->hard_bytes;
                         n->soft_bytes = c->tenants[i].soft_bytes ?: n->soft_bytes;
                 }
@@ -51,12 +46,28 @@ static void tenant_configure(struct tenants *t, struct tenant *n, const struct c
 
 void tenants_configure(struct tenants *t, const struct conf *c)
 {
-        list_for_each(n, &t->all, struct tenant, link) tenant_configure(t, n, c);
+        list_for_each (n, &t->all, struct tenant, link)
+                tenant_configure(t, n, c);
+}
+
+void tenant_settle(struct tenants *t, struct tenant *n)
+{
+        if (n->n_sessions || n->held_bytes || n->n_spaces || n->n_leases || n->n_xfers)
+                return;
+        list_for_each_safe (c, &n->classes, struct slab_class, link) {
+                list_remove(&c->link);
+                free(c);
+        }
+        list_remove(&n->link);
+        t->n_tenants--;
+        free(n);
 }
 
 struct tenant *tenant_find(struct tenants *t, const char *name)
 {
-        list_for_each(n, &t->all, struct tenant, link) if (!strcmp(n->name, name)) return n;
+        list_for_each (n, &t->all, struct tenant, link)
+                if (!strcmp(n->name, name))
+                        return n;
         return NULL;
 }
 
@@ -83,7 +94,6 @@ int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid
                 if (!n)
                         return KVT_E_NO_MEMORY;
                 n->id = ++t->next_tenant;
-                n->uid = uid;
                 memcpy(n->name, name, sizeof name);
                 list_init(&n->classes);
                 list_init(&n->empty);
@@ -98,9 +108,8 @@ int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid
 int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, struct geometry *g,
                uint32_t max_spaces, struct space **ret, bool *ret_created)
 {
-        list_for_each(s, &t->spaces, struct space, link)
-        {
-                if (s->tenant != tenant || strcmp(s->name, name) || s->n_salt != n_salt || memcmp(s->salt, salt, n_salt))
+        list_for_each (s, &t->spaces, struct space, link) {
+                if (s->tenant != tenant || strcmp(s->name, name) || s->n_salt != n_salt || (n_salt && memcmp(s->salt, salt, n_salt)))
                         continue;
                 if (!geometry_equal(&s->geometry, g))
                         return KVT_E_GEOMETRY;

@@ -1,8 +1,8 @@
 /* Tenants and their spaces: identity, geometry and accounts. Owned by the loop thread.
  *
  * A tenant is a user, or the members of a group named in the configuration. Nothing of one tenant can be named by another:
- * look-ups go through a space, and a space belongs to one tenant. Tenants are never forgotten while the daemon runs; spaces go when purged
- * and no session has them open. */
+ * look-ups go through a space, and a space belongs to one tenant. A tenant is forgotten when it holds nothing and has no session; a space
+ * when it has no block and no session has it open. */
 #pragma once
 
 #include <sys/types.h>
@@ -25,15 +25,13 @@ struct tenant {
         struct list link; /* in tenants.all */
         uint32_t id;
         char name[40];
-        bool named; /* from the configuration */
-        uid_t uid;
         uint64_t hard_bytes, soft_bytes;
         uint64_t held_bytes; /* slabs, retired ones too, and staging: what the hard quota counts */
         uint64_t staging_bytes; /* of held_bytes */
         uint64_t retired_bytes; /* of held_bytes: slabs on their way back, from clients that still map them */
         uint64_t used_bytes; /* slots in use */
         uint64_t payload_bytes;
-        uint32_t n_blocks, n_sessions, n_spaces, n_leases;
+        uint32_t n_blocks, n_sessions, n_spaces, n_leases, n_xfers, n_reservations, n_subscriptions;
         uint64_t hits, misses, evicted;
         struct list classes; /* of struct slab_class */
         struct list empty; /* of struct slab: no slot in use */
@@ -62,6 +60,7 @@ struct tenants {
         struct list spaces; /* of struct space */
         struct space **by_id;
         uint32_t n_by_id, n_tenants, n_spaces, next_space, next_tenant;
+        uint32_t n_active; /* tenants with a session */
         uint64_t host_bytes;
 };
 
@@ -85,6 +84,14 @@ static inline struct space *space_at(const struct tenants *t, uint32_t id)
 }
 /* Forgets a space without blocks that nobody has open. */
 void space_forget(struct tenants *t, struct space *s);
+
+/* How much of something that all tenants draw on one may have: so that what others do cannot use it up. */
+static inline uint32_t tenants_share(const struct tenants *t, uint32_t max)
+{
+        return MAX(max / (1 + MAX(t->n_active, 1u)), 1u);
+}
+/* A tenant that holds nothing and has no session is forgotten. */
+void tenant_settle(struct tenants *t, struct tenant *n);
 
 static inline uint64_t tenant_room(const struct tenant *t)
 {

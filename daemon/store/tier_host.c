@@ -82,7 +82,10 @@ static void destroy(struct host *h, struct slab *s)
         h->by_id[s->id] = NULL;
         h->starved = false;
         metrics.c_slabs_freed++;
-        slab_free(s);
+        list_remove(&s->link);
+        s->populate_job.work = slab_release_work;
+        s->populate_job.background = false;
+        queue_submit(h->queue, &s->populate_job);
 }
 
 static void drop_spare(struct host *h, struct slab *s)
@@ -99,8 +102,7 @@ static void drop_spare(struct host *h, struct slab *s)
 /* Frees spares until bytes fit under the capacity. */
 static bool make_room_of_spares(struct host *h, uint64_t bytes)
 {
-        list_for_each_safe(s, &h->spares, struct slab, link)
-        {
+        list_for_each_safe (s, &h->spares, struct slab, link) {
                 if (h->tier.held_bytes + bytes <= h->tier.capacity_bytes)
                         break;
                 drop_spare(h, s);
@@ -138,14 +140,16 @@ void host_populate_done(struct host *h, struct slab *s)
                 submit_populate(h, s);
                 return;
         }
-        h->kind = s->kind;
+        h->kind = (enum page_kind)__atomic_load_n((int *)&s->kind, __ATOMIC_RELAXED);
         if (s->populate_result < 0) {
                 log_limited(LOG_WARNING, "A slab of %llu MiB cannot be allocated: %s", (unsigned long long)s->bytes >> 20,
                             strerror(-s->populate_result));
                 s->failed = true;
+                if (s->tenant && s->n_used) /* takes nothing new; MAP drops what is in it */
+                        list_remove(&s->link);
                 if (!s->tenant) {
-                        h->starved = true;
                         drop_spare(h, s);
+                        h->starved = true; /* until something is freed: or this would go round and round */
                         return;
                 }
         } else {
@@ -157,7 +161,9 @@ void host_populate_done(struct host *h, struct slab *s)
 
 static struct slab_class *class_get(struct tenant *t, uint64_t slot_bytes)
 {
-        list_for_each(c, &t->classes, struct slab_class, link) if (c->slot_bytes == slot_bytes) return c;
+        list_for_each (c, &t->classes, struct slab_class, link)
+                if (c->slot_bytes == slot_bytes)
+                        return c;
         struct slab_class *c = new0(struct slab_class, 1);
         if (!c)
                 return NULL;
@@ -178,8 +184,9 @@ static void join_class(struct slab *s, struct slab_class *c)
 /* An empty slab of the tenant that may be cut to this slot size. */
 static struct slab *empty_slab(struct tenant *t, uint64_t slot_bytes)
 {
-        list_for_each(s, &t->empty, struct slab,
-                      link) if (!s->failed && s->bytes >= slot_bytes && (s->slot_bytes == slot_bytes || !s->n_holders)) return s;
+        list_for_each (s, &t->empty, struct slab, link)
+                if (!s->failed && s->bytes >= slot_bytes && (s->slot_bytes == slot_bytes || !s->n_holders))
+                        return s;
         return NULL;
 }
 
@@ -195,7 +202,9 @@ static int fresh_slab(struct host *h, struct tenant *t, uint64_t slot_bytes, str
                 bytes = align_up(bytes / 2, CHUNK_BYTES);
         if (bytes > tenant_room(t))
                 return KVT_E_QUOTA;
-        list_for_each(i, &h->spares, struct slab, link) if (i->bytes == bytes && (!s || (i->populated && !s->populated))) s = i;
+        list_for_each (i, &h->spares, struct slab, link)
+                if (i->bytes == bytes && (!s || (i->populated && !s->populated)))
+                        s = i;
         if (s) {
                 list_remove(&s->link);
                 h->spare_bytes -= s->bytes;
@@ -263,7 +272,7 @@ static void free_slot(struct host *h, struct location at)
                         s->condemned = false;
                         s->tenant->condemned = NULL;
                 }
-        } else if (was_full && !s->condemned) {
+        } else if (was_full && !s->condemned && !s->failed) {
                 list_remove(&s->link);
                 list_append(&s->class->partial, &s->link);
         }
@@ -285,6 +294,7 @@ static void host_publish(struct tier *tier, struct space *space, struct location
 
         ASSERT(k->state == SLOT_RESERVED);
         k->state = SLOT_LIVE;
+        s->n_held--;
         k->block = block;
         k->generation = ++h->generation;
         /* release: whoever sees this generation sees the payload and header that a worker wrote and the queue's lock brought here */
@@ -321,7 +331,10 @@ static const struct tier_ops host_ops = {
 
 void host_pin(struct host *h, struct location at)
 {
-        host_slot(h, at)->n_pins++;
+        struct slot *k = host_slot(h, at);
+
+        ASSERT(k->state == SLOT_LIVE);
+        host_slab(h, at.slab)->n_held += !k->n_pins++;
 }
 
 uint32_t host_unpin(struct host *h, struct location at)
@@ -330,8 +343,10 @@ uint32_t host_unpin(struct host *h, struct location at)
 
         ASSERT(k->n_pins > 0);
         k->n_pins--;
-        if (k->state == SLOT_LIVE)
+        if (k->state == SLOT_LIVE) {
+                host_slab(h, at.slab)->n_held -= !k->n_pins;
                 return k->block;
+        }
         if (!k->n_pins && k->state == SLOT_ZOMBIE)
                 free_slot(h, at);
         return POOL_NONE;

@@ -316,12 +316,19 @@ static int parse_dropins(struct parse *p, const char *path)
         char dir[4096], file[8192];
         int r = 0;
 
-        snprintf(dir, sizeof dir, "%s.d", path);
+        if (snprintf(dir, sizeof dir, "%s.d", path) >= (int)sizeof dir)
+                return -ENAMETOOLONG;
         int n = scandir(dir, &names, is_conf, alphasort);
-        if (n < 0)
-                return errno == ENOENT ? 0 : -errno;
+        if (n < 0 && errno == ENOENT)
+                return 0;
+        if (n < 0) {
+                r = -errno;
+                snprintf(p->error, p->n_error, "%s: %s", dir, strerror(-r));
+                return r;
+        }
         for (int i = 0; i < n; i++) {
-                snprintf(file, sizeof file, "%s/%s", dir, names[i]->d_name);
+                if (snprintf(file, sizeof file, "%s/%s", dir, names[i]->d_name) >= (int)sizeof file)
+                        r = r ?: -ENAMETOOLONG;
                 if (!r)
                         r = parse_file(p, file);
                 free(names[i]);
@@ -356,6 +363,9 @@ static int finish(struct parse *p)
 
         p->file = "configuration";
         p->line = 0;
+        for (size_t i = 0; i < p->conf->n_tenants; i++)
+                if (!p->conf->tenants[i].has_uid && !p->conf->tenants[i].has_gid)
+                        return fail(p, "[tenant %s] has neither uid nor group: nobody would be in it", p->conf->tenants[i].name);
         if (!q->slab_bytes)
                 q->slab_bytes = MIN(MAX(q->host_bytes / 256, 16ull << 20), 1ull << 30);
         q->slab_bytes = align_up(q->slab_bytes, 2ull << 20);

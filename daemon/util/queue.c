@@ -58,7 +58,10 @@ struct job *queue_take(struct queue *q)
         bool yielded = false;
 
         pthread_mutex_lock(&q->lock);
-        while (!q->stop && !(j = list_first(&q->urgent, struct job, link))) {
+        /* every eighth turn belongs to the background, or a steady load would starve it, and with it those who wait for memory */
+        if (!q->stop && ++q->n_taken % 8 == 0)
+                j = list_first(&q->background, struct job, link);
+        while (!q->stop && !j && !(j = list_first(&q->urgent, struct job, link))) {
                 if (!list_empty(&q->background)) {
                         if (yielded) {
                                 j = list_first(&q->background, struct job, link);

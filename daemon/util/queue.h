@@ -23,6 +23,7 @@ struct queue {
         struct list urgent, background; /* under lock */
         struct list finished; /* under lock */
         unsigned n_sleeping; /* under lock */
+        unsigned n_taken; /* under lock */
         bool stop; /* under lock */
         int event_fd; /* immutable */
         struct list submitted; /* owned by loop: not yet under the lock */

@@ -584,22 +584,20 @@ static void test_staging_counts_against_the_quota(void **state)
         size_t n = 0;
 
         DAEMON_START(&d, "--tenant_hard_bytes=8M");
-        for (; n < 8; n++) {
-                enter(&many[n], &d);
+        for (size_t i = 0; i < 8; i++) { /* each gets half of what is left of half the quota: the next process is never turned away */
+                enter(&many[i], &d);
                 q.bytes = 64 << 20;
-                Kvtier__StagingOpenReply *m = raw_call(&many[n], KVT_MSG_STAGING_OPEN, &q, &kvtier__staging_open_reply__descriptor);
-                if (!m)
-                        break;
-                CHECK_EQ(m->bytes, 2 << 20);
+                Kvtier__StagingOpenReply *m = raw_call(&many[i], KVT_MSG_STAGING_OPEN, &q, &kvtier__staging_open_reply__descriptor);
+                CHECK(m);
+                CHECK_EQ(m->bytes, (2 << 20) >> i);
+                n += m->bytes;
                 protobuf_c_message_free_unpacked(&m->base, NULL);
         }
-        CHECK_EQ(n, 2); /* all staging together is half the quota */
-        CHECK_IS(many[n].error, KVT_E_QUOTA);
-        CHECK_EQ(daemon_status(&d).staging_bytes, 4 << 20);
+        CHECK(n < 4 << 20);
+        CHECK_EQ(daemon_status(&d).staging_bytes, n);
         raw_close(&many[0]);
-        WAIT_FOR(daemon_status(&d).staging_bytes == 2 << 20, 2000);
-        CHECK_OK(raw_status(&many[n], KVT_MSG_STAGING_OPEN, &q)); /* now there is room */
-        for (size_t i = 1; i <= n; i++)
+        WAIT_FOR(daemon_status(&d).staging_bytes == n - (2 << 20), 2000);
+        for (size_t i = 1; i < 8; i++)
                 raw_close(&many[i]);
         WAIT_FOR(daemon_status(&d).staging_bytes == 0, 2000);
         daemon_end(&d);
