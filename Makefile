@@ -28,7 +28,7 @@ comma := ,
 san_address := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 # gcc's does not model fences: shm.h's are for another process
 san_thread := -fsanitize=thread $(if $(findstring gcc,$(CC)),-Wno-tsan)
-san_fuzzer := -fsanitize=fuzzer-no-link,address,undefined
+san_fuzzer := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 sanflags := $(if $(SAN),$(san_$(SAN)))
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g $(WARN) -fPIC -fvisibility=hidden -fstack-protector-strong -fno-strict-aliasing \
 	$(if $(SAN),,-D_FORTIFY_SOURCE=2) $(sanflags) -I. -I$(G) -I$(G)/include \
