@@ -33,6 +33,7 @@ struct server {
         struct list purges; /* of struct purge */
         bool draining, more, stop, events_dirty;
         uint64_t drain_deadline_usec, started_usec, poll_until_usec;
+        struct session *polled; /* served last, so likely to be heard of next; NULL: none */
         uint8_t boot_token[16];
         uint8_t *in, *out; /* owned; one packet each way */
         uint8_t *arena; /* owned; what the message at hand unpacks to */

@@ -179,8 +179,19 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *arg)
                 session_close(c, NULL);
         if (c->state == SESSION_CLOSED)
                 return 0;
-        c->server->poll_until_usec = c->server->conf.p.busy_poll_usec ? c->server->engine.now_usec + c->server->conf.p.busy_poll_usec : 0;
+        if (c->server->conf.p.busy_poll_usec) {
+                c->server->poll_until_usec = c->server->engine.now_usec + c->server->conf.p.busy_poll_usec;
+                c->server->polled = c;
+        }
         return 0;
+}
+
+bool session_poll(struct session *c)
+{
+        uint64_t before = c->n_requests;
+
+        read_packets(c);
+        return c->state == SESSION_CLOSED || c->n_requests != before;
 }
 
 static int peer_tenant(struct session *c)
@@ -273,6 +284,8 @@ void session_close(struct session *c, const char *why)
                 log_limited(LOG_WARNING, "Closed the connection of '%s' (pid %d, uid %u): %s", c->name, c->pid, c->uid, why);
         }
         c->state = SESSION_CLOSED;
+        if (s->polled == c)
+                s->polled = NULL;
         s->more = true; /* there is a pass to come that frees it */
         c->source = sd_event_source_disable_unref(c->source);
         list_remove(&c->greet_link);

@@ -57,6 +57,8 @@ struct session {
 /* After a while stuck: tries again. */
 void session_retry(struct session *c);
 int session_new(struct server *s, int fd);
+/* Reads without having been told that there is something. Returns whether a request was handled or the session ended. */
+bool session_poll(struct session *c);
 /* No more is read or sent; session_free() at the end of the pass gives back what it held, so that a handler may go on. why NULL: the client left. */
 void session_close(struct session *c, const char *why);
 void session_free(struct session *c);
