@@ -1,0 +1,210 @@
+/* Cached bytes that change behind everybody's back: they are never returned, the block goes, and it is counted. */
+#include <fcntl.h>
+
+#include "tests/lib/pattern.h"
+#include "tests/lib/raw.h"
+
+enum { N = 8, PART = 8192 };
+
+static kvt_key keys[N];
+static uint8_t statuses[N];
+
+/* Where key's part lies in the daemon's memory, found by its bytes; 0: nowhere. */
+static uint64_t find_part(const struct daemon *d, int mem, const kvt_key *key, int flavour)
+{
+        uint8_t *part = malloc(PART), *bytes;
+        char path[64], line[512];
+        uint64_t found = 0;
+
+        pattern_fill(part, PART, key, 0, flavour);
+        snprintf(path, sizeof(path), "/proc/%d/maps", d->pid);
+        FILE *f = fopen(path, "re");
+        CHECK(f);
+        while (!found && fgets(line, sizeof(line), f)) {
+                unsigned long long from, to;
+                if (!strstr(line, "kvtier-slab") || sscanf(line, "%llx-%llx", &from, &to) != 2)
+                        continue;
+                size_t n = (size_t)(to - from);
+                bytes = malloc(n);
+                CHECK(bytes && pread(mem, bytes, n, (off_t)from) == (ssize_t)n);
+                for (uint8_t *at = bytes; !found && (at = memmem(at, n - (size_t)(at - bytes), part, PART)); at++) {
+                        const uint8_t *header = at - kvt_payload_offset(PATTERN_PLANES, PART);
+                        static const uint64_t nobody;
+                        if (memcmp(header, &nobody, sizeof(nobody))) /* generation 0: a copy that was, its slot is free */
+                                found = from + (uint64_t)(at - bytes);
+                }
+                free(bytes);
+        }
+        fclose(f);
+        free(part);
+        return found;
+}
+
+static int open_memory(const struct daemon *d)
+{
+        char path[64];
+
+        snprintf(path, sizeof(path), "/proc/%d/mem", d->pid);
+        int mem = open(path, O_RDWR | O_CLOEXEC);
+        if (mem < 0)
+                check_skip("may not write to the daemon's memory (ptrace is restricted here)");
+        return mem;
+}
+
+static void flip(int mem, uint64_t at)
+{
+        uint8_t x;
+
+        CHECK(pread(mem, &x, 1, (off_t)at) == 1);
+        x ^= 0x10;
+        CHECK(pwrite(mem, &x, 1, (off_t)at) == 1);
+}
+
+struct scene {
+        struct daemon d;
+        kvt *c;
+        struct pattern_space sp;
+        int mem;
+};
+
+static void scene_init(struct scene *x, uint32_t flags)
+{
+        DAEMON_START(&x->d);
+        x->mem = open_memory(&x->d);
+        x->c = pattern_open(&x->d, flags);
+        PATTERN_SPACE(&x->sp, x->c, .part_bytes = PART);
+        pattern_keys(1, 0, N, keys);
+        pattern_store(&x->sp, NULL, keys, N);
+}
+
+static void scene_end(struct scene *x)
+{
+        close(x->mem);
+        kvt_space_close(x->sp.s);
+        kvt_close(x->c);
+        daemon_end(&x->d);
+}
+
+/* One bit of block 5: it and what continues it go, the blocks before stay. */
+static void one_bit(uint32_t flags, size_t offset)
+{
+        struct scene x;
+
+        scene_init(&x, flags);
+        uint64_t at = find_part(&x.d, x.mem, &keys[5], 0);
+        CHECK(at);
+        flip(x.mem, at + offset);
+        CHECK_OK(pattern_get(&x.sp, keys, N, 0, statuses)); /* looks at every byte that came with status 0 */
+        for (int i = 0; i < N; i++)
+                if (i == 5)
+                        CHECK_IS(statuses[i], KVT_E_CORRUPT);
+                else
+                        CHECK(!statuses[i] || (i > 5 && statuses[i] == KVT_E_MISS));
+        WAIT_FOR(pattern_match(&x.sp, keys, N) == 5, 3000);
+        WAIT_FOR(pattern_why(&x.sp, &keys[5]) == KVT_WHY_CORRUPT, 1000);
+        CHECK_IS(pattern_why(&x.sp, &keys[6]), KVT_WHY_DROPPED);
+        CHECK_EQ(daemon_counter(&x.d, "corrupt"), 1);
+        CHECK(daemon_log_has(&x.d, "does not match its checksum"));
+        CHECK_EQ(daemon_audit(&x.d).n_blocks, 5);
+        pattern_store(&x.sp, &keys[4], keys + 5, 3); /* computed again, stored again */
+        CHECK_OK(pattern_get(&x.sp, keys, N, 0, statuses));
+        CHECK_EQ(pattern_count(statuses, N, 0), N);
+        scene_end(&x);
+}
+
+static void test_one_bit_in_the_first_plane(void **state)
+{
+        one_bit(0, 3);
+}
+
+static void test_last_bit_of_the_last_plane(void **state)
+{
+        one_bit(0, PART - 1);
+}
+
+static void test_one_bit_through_staging(void **state)
+{
+        one_bit(KVT_OPEN_NO_MAP, PART / 2);
+}
+
+static void test_a_mapping_is_verified_on_request(void **state)
+{
+        struct scene x;
+        kvt_mapping m[N];
+
+        scene_init(&x, 0);
+        CHECK_OK(kvt_map(x.sp.s, keys, N, m, statuses));
+        flip(x.mem, find_part(&x.d, x.mem, &keys[2], 0) + 100);
+        for (int i = 0; i < N; i++)
+                CHECK_IS(kvt_verify(x.sp.s, &m[i]), i == 2 ? KVT_E_CORRUPT : 0);
+        CHECK_OK(kvt_unmap(x.sp.s, m, N, NULL));
+        scene_end(&x);
+}
+
+/* Every byte of the header before the payload, one after another. */
+static void test_header_bytes(void **state)
+{
+        struct scene x;
+        uint32_t n_header = kvt_payload_offset(PATTERN_PLANES, PART);
+
+        for (int no_map = 0; no_map < 2; no_map++) {
+                scene_init(&x, no_map ? KVT_OPEN_NO_MAP : 0);
+                for (uint32_t i = 0; i < sizeof(struct kvt_copy_header) + 8 * PATTERN_PLANES; i++) {
+                        uint64_t at = find_part(&x.d, x.mem, &keys[N - 1], 0);
+                        CHECK(at);
+                        flip(x.mem, at - n_header + i);
+                        CHECK_OK(pattern_get(&x.sp, keys, N, 0, statuses));
+                        CHECK_EQ(pattern_count(statuses, N - 1, 0), N - 1);
+                        if (i < 8) /* the generation: that the daemon believes itself, and a reader takes for a copy that is gone */
+                                CHECK(statuses[N - 1] == KVT_E_LEASE_LOST || (no_map && !statuses[N - 1]));
+                        else
+                                CHECK_IS(statuses[N - 1], KVT_E_CORRUPT);
+                        CHECK_OK(kvt_flush(x.c));
+                        WAIT_FOR(daemon_status(&x.d).n_leases == 0, 2000); /* or the old copy stays for its reader */
+                        CHECK_OK(kvt_drop(x.sp.s, &keys[N - 1], 1, NULL));
+                        WAIT_FOR(daemon_audit(&x.d).n_blocks == N - 1, 2000);
+                        pattern_store(&x.sp, &keys[N - 2], &keys[N - 1], 1);
+                }
+                scene_end(&x);
+        }
+}
+
+/* Nobody is believed who says that a block is corrupt: the daemon looks for itself. */
+static void test_a_client_that_cries_corrupt(void **state)
+{
+        Kvtier__DropRequest q = KVTIER__DROP_REQUEST__INIT;
+        static struct raw r;
+        struct scene x;
+
+        scene_init(&x, 0);
+        raw_open(&r, x.d.socket);
+        raw_hello(&r);
+        q.space = raw_space(&r, "model", PART, 1);
+        q.keys = (ProtobufCBinaryData){16 * N, keys[0].bytes};
+        q.corrupt = true;
+        for (int i = 0; i < 20; i++)
+                CHECK_OK(raw_status(&r, KVT_MSG_DROP, &q));
+        WAIT_FOR(daemon_audit(&x.d).n_xfers == 0, 2000);
+        CHECK_EQ(pattern_match(&x.sp, keys, N), N);
+        CHECK_EQ(daemon_counter(&x.d, "corrupt"), 0);
+        flip(x.mem, find_part(&x.d, x.mem, &keys[3], 0));
+        CHECK_OK(raw_status(&r, KVT_MSG_DROP, &q));
+        WAIT_FOR(pattern_match(&x.sp, keys, N) == 3, 2000);
+        CHECK_EQ(daemon_counter(&x.d, "corrupt"), 1);
+        raw_close(&r);
+        scene_end(&x);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                TEST(test_one_bit_in_the_first_plane),
+                TEST(test_last_bit_of_the_last_plane),
+                TEST(test_one_bit_through_staging),
+                TEST(test_a_mapping_is_verified_on_request),
+                TEST(test_header_bytes),
+                TEST(test_a_client_that_cries_corrupt),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
