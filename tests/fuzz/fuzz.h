@@ -34,7 +34,8 @@ static inline const uint8_t *input_bytes(struct input *in, size_t wish, size_t *
         const uint8_t *p = in->p;
 
         *ret_n = wish < in->n ? wish : in->n;
-        in->p += *ret_n;
+        if (*ret_n)
+                in->p += *ret_n;
         in->n -= *ret_n;
         return p;
 }

@@ -1,0 +1,395 @@
+/* Requests made from a few bytes of input, and what their answers tell: so that one request can name what another made. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "proto/frame.h"
+#include "proto/messages.h"
+#include "proto/shm.h"
+#include "tests/fuzz/fuzz.h"
+
+enum { KNOWN_MAX = 16 };
+
+struct known {
+        uint32_t spaces[KNOWN_MAX];
+        uint64_t leases[KNOWN_MAX], reservations[KNOWN_MAX];
+        uint32_t slabs[KNOWN_MAX];
+        unsigned n_spaces, n_leases, n_reservations, n_slabs; /* ever: the last KNOWN_MAX are kept */
+};
+
+static inline bool error_is_named(uint32_t code)
+{
+        switch (code) {
+#define ERROR(number, name, text) case number:
+#include "proto/errors.def"
+#undef ERROR
+                return true;
+        }
+        return false;
+}
+
+/* A packet of the daemon's, which came with this many descriptors. */
+static inline void known_learn(struct known *k, const uint8_t *packet, size_t n, size_t n_fds)
+{
+        static const ProtobufCMessageDescriptor *const replies[KVT_MSG_MAX] = {
+                [KVT_MSG_HELLO] = &kvtier__hello_reply__descriptor,
+                [KVT_MSG_SPACE_OPEN] = &kvtier__space_open_reply__descriptor,
+                [KVT_MSG_STAGING_OPEN] = &kvtier__staging_open_reply__descriptor,
+                [KVT_MSG_MATCH] = &kvtier__match_reply__descriptor,
+                [KVT_MSG_PUT_BEGIN] = &kvtier__put_begin_reply__descriptor,
+                [KVT_MSG_PUT_COMMIT] = &kvtier__put_commit_reply__descriptor,
+                [KVT_MSG_PUT_ABORT] = &kvtier__put_abort_reply__descriptor,
+                [KVT_MSG_MAP] = &kvtier__map_reply__descriptor,
+                [KVT_MSG_GET] = &kvtier__get_reply__descriptor,
+                [KVT_MSG_PREFETCH] = &kvtier__prefetch_reply__descriptor,
+                [KVT_MSG_DROP] = &kvtier__drop_reply__descriptor,
+                [KVT_MSG_PURGE] = &kvtier__purge_reply__descriptor,
+                [KVT_MSG_STAT] = &kvtier__stat_reply__descriptor,
+                [KVT_MSG_LIST] = &kvtier__list_reply__descriptor,
+                [KVT_MSG_EXPLAIN] = &kvtier__explain_reply__descriptor,
+                [KVT_MSG_EVENTS] = &kvtier__events_reply__descriptor,
+                [KVT_MSG_PING] = &kvtier__ping_reply__descriptor,
+        };
+        const ProtobufCMessageDescriptor *type;
+        struct frame f;
+
+        FUZZ_CHECK(frame_parse(packet, n, &f) == 0);
+        if (f.type == KVT_MSG_ERROR)
+                type = &kvtier__error__descriptor;
+        else if (f.type == KVT_MSG_EVENT)
+                type = &kvtier__event__descriptor;
+        else if (f.type == KVT_MSG_SLAB_RETIRED)
+                type = &kvtier__slab_retired__descriptor;
+        else
+                type = f.type & KVT_REPLY && (f.type & 0xff) < KVT_MSG_MAX ? replies[f.type & 0xff] : NULL;
+        FUZZ_CHECK(type);
+        ProtobufCMessage *m = protobuf_c_message_unpack(type, NULL, f.body_bytes, packet + KVT_FRAME_BYTES);
+        FUZZ_CHECK(m && !m->n_unknown_fields);
+
+        if (f.type == KVT_MSG_ERROR) {
+                const Kvtier__Error *e = (void *)m;
+                FUZZ_CHECK(error_is_named(e->code));
+        } else if (f.type == (KVT_MSG_SPACE_OPEN | KVT_REPLY)) {
+                k->spaces[k->n_spaces++ % KNOWN_MAX] = ((Kvtier__SpaceOpenReply *)(void *)m)->space;
+        } else if (f.type == (KVT_MSG_PUT_BEGIN | KVT_REPLY)) {
+                const Kvtier__PutBeginReply *r = (void *)m;
+                for (size_t i = 0; i < r->entries.len / sizeof(struct kvt_put_entry); i++) {
+                        struct kvt_put_entry e;
+                        memcpy(&e, r->entries.data + i * sizeof(e), sizeof(e));
+                        FUZZ_CHECK(!e.status == !!e.reservation);
+                        if (!e.status)
+                                k->reservations[k->n_reservations++ % KNOWN_MAX] = e.reservation;
+                }
+        } else if (f.type == (KVT_MSG_MAP | KVT_REPLY)) {
+                const Kvtier__MapReply *r = (void *)m;
+                FUZZ_CHECK(r->slabs.len == n_fds * sizeof(struct kvt_map_slab));
+                for (size_t i = 0; i < r->entries.len / sizeof(struct kvt_map_entry); i++) {
+                        struct kvt_map_entry e;
+                        memcpy(&e, r->entries.data + i * sizeof(e), sizeof(e));
+                        FUZZ_CHECK(e.status || (e.slab && e.generation && e.lease));
+                        if (e.status)
+                                continue;
+                        k->leases[k->n_leases++ % KNOWN_MAX] = e.lease;
+                        k->slabs[k->n_slabs++ % KNOWN_MAX] = e.slab;
+                }
+        }
+        FUZZ_CHECK(!n_fds || f.type == (KVT_MSG_MAP | KVT_REPLY) || f.type == (KVT_MSG_STAGING_OPEN | KVT_REPLY));
+        protobuf_c_message_free_unpacked(m, NULL);
+}
+
+/* fields */
+
+static inline uint32_t make_space(const struct known *k, struct input *in)
+{
+        uint8_t x = input_u8(in);
+
+        return x < 0xf0 && k->n_spaces ? k->spaces[x % (k->n_spaces < KNOWN_MAX ? k->n_spaces : KNOWN_MAX)] : x & 15;
+}
+
+/* The i-th key of one of four chains. */
+static inline void make_key(uint8_t *p, unsigned chain, unsigned i)
+{
+        memset(p, (int)(chain + 1), 16);
+        memcpy(p, &i, 2);
+}
+
+/* chain and first index; how many */
+static inline ProtobufCBinaryData make_keys(struct input *in, ProtobufCBinaryData *ret_parent)
+{
+        static uint8_t keys[2050 * 16], parent[16];
+        uint8_t x = input_u8(in), how = input_u8(in);
+        unsigned chain = x >> 6, first = x & 31,
+                 n = how < 0xd0   ? how % 6 + 1
+                     : how < 0xf0 ? how - 0xd0u
+                     : how < 0xf8 ? 2048
+                     : how < 0xfa ? 2049
+                                  : 0;
+
+        for (unsigned i = 0; i < n; i++)
+                make_key(keys + 16 * i, chain, x & 32 ? first : first + i);
+        make_key(parent, chain, first - 1);
+        if (ret_parent)
+                *ret_parent = (ProtobufCBinaryData){first ? 16 : 0, first ? parent : NULL};
+        return (ProtobufCBinaryData){16ull * n + (how >= 0xfc ? how & 3 : 0), keys};
+}
+
+static inline ProtobufCBinaryData make_numbers(struct input *in, const uint64_t *from, unsigned n_from, size_t n)
+{
+        static uint64_t numbers[4][2050];
+        static unsigned i_slot;
+        uint64_t *to = numbers[i_slot++ % 4];
+        uint8_t x = input_u8(in);
+
+        if (n_from > KNOWN_MAX)
+                n_from = KNOWN_MAX;
+        if (n > 2050)
+                n = 2050;
+        for (size_t i = 0; i < n; i++)
+                to[i] = n_from && x < 0xf0 ? from[(x + i) % n_from] : x < 0xf8 ? i : UINT64_MAX - i;
+        return (ProtobufCBinaryData){8 * n, (uint8_t *)to};
+}
+
+/* One for each key, into staging: one behind another, all at the same place, or far out. */
+static inline ProtobufCBinaryData make_offsets(struct input *in, size_t n)
+{
+        static uint64_t offsets[2050];
+        uint8_t x = input_u8(in);
+
+        if (n > 2050)
+                n = 2050;
+        for (size_t i = 0; i < n; i++)
+                offsets[i] = x < 0xc0 ? i * 4096 : x < 0xe0 ? 0 : x < 0xf0 ? (uint64_t)x << 12 : UINT64_MAX - i * x;
+        return (ProtobufCBinaryData){x == 0xff ? 8 * n / 2 : 8 * n, (uint8_t *)offsets};
+}
+
+static inline size_t make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m, Kvtier__Plane *planes, Kvtier__Plane **pp)
+{
+        static const struct {
+                uint32_t n_planes, dtype, heads, dim, opaque_bytes, block_tokens, n_shards;
+        } shapes[] = {{1, KVT_DTYPE_OPAQUE, 1, 0, 256, 16, 1},    {2, KVT_DTYPE_OPAQUE, 1, 0, 128, 16, 2},
+                      {2, KVT_DTYPE_F16, 4, 64, 0, 64, 1},        {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 16, 1},
+                      {1, KVT_DTYPE_OPAQUE, 1, 0, 196608, 16, 1}, {1024, KVT_DTYPE_INT8, 1, 1, 0, 1, 1},
+                      {1, KVT_DTYPE_OPAQUE, 1, 0, 1, 1, 64},      {1, KVT_DTYPE_OPAQUE, 1, 0, 1 << 20, 8, 1},
+                      {3, KVT_DTYPE_F32, 2, 16, 0, 16, 3},        {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 32, 2}};
+        uint8_t x = input_u8(in), salt = input_u8(in);
+        static uint8_t salts[80];
+        static const char *const names[] = {"a", "b", "c", "d"};
+        unsigned shape = x % (sizeof(shapes) / sizeof(*shapes));
+
+        m->name = (char *)names[salt & 3];
+        m->salt = (ProtobufCBinaryData){(size_t)salt >> 2, salts};
+        m->block_tokens = shapes[shape].block_tokens;
+        m->n_shards = shapes[shape].n_shards;
+        m->n_planes = shapes[shape].n_planes;
+        m->planes = pp;
+        for (size_t i = 0; i < m->n_planes; i++) {
+                kvtier__plane__init(&planes[i]);
+                pp[i] = &planes[i];
+                planes[i].layer = (uint32_t)i;
+                planes[i].dtype = shapes[shape].dtype;
+                planes[i].heads = shapes[shape].heads;
+                planes[i].dim = shapes[shape].dim;
+                planes[i].opaque_bytes = shapes[shape].opaque_bytes;
+                planes[i].window_tokens = (uint32_t)(i % 3);
+        }
+        if (x >= 0xe0) { /* any numbers */
+                m->block_tokens = (uint32_t)input_number(in, 4);
+                m->n_shards = (uint32_t)input_number(in, 2);
+                planes[0].role = (uint32_t)input_number(in, 1);
+                planes[0].dtype = (uint32_t)input_number(in, 1);
+                planes[0].heads = (uint32_t)input_number(in, 4);
+                planes[0].dim = (uint32_t)input_number(in, 4);
+                planes[0].opaque_bytes = (uint32_t)input_number(in, 4);
+        }
+        return x;
+}
+
+#define MAKE(type, message)                                                                                                                \
+        Kvtier__##type m;                                                                                                                  \
+        kvtier__##message##__init(&m)
+#define MADE n = protobuf_c_message_pack(&m.base, body)
+
+/* Packs a request of this type at body, which has room for a packet. Returns its length. */
+static inline size_t message_make(const struct known *k, struct input *in, uint16_t type, uint8_t *body)
+{
+        static Kvtier__Plane planes[KVT_PLANES_MAX], *pp[KVT_PLANES_MAX];
+        static uint8_t data[KVT_PACKET_MAX];
+        static uint32_t slabs[KNOWN_MAX];
+        size_t n = 0, n_keys;
+
+        switch (type) {
+        case KVT_MSG_HELLO: {
+                MAKE(HelloRequest, hello_request);
+                m.version_min = KVT_PROTO_MIN;
+                m.version_max = KVT_PROTO_MAX + input_u8(in);
+                m.name = (char *)"fuzz\n";
+                m.library = (char *)"0";
+                MADE;
+                break;
+        }
+        case KVT_MSG_SPACE_OPEN: {
+                MAKE(SpaceOpenRequest, space_open_request);
+                make_geometry(in, &m, planes, pp);
+                MADE;
+                break;
+        }
+        case KVT_MSG_STAGING_OPEN: {
+                MAKE(StagingOpenRequest, staging_open_request);
+                uint8_t x = input_u8(in);
+                m.bytes = x ? (uint64_t)x << x % 57 : 1 << 20;
+                MADE;
+                break;
+        }
+        case KVT_MSG_MATCH: {
+                MAKE(MatchRequest, match_request);
+                m.space = make_space(k, in);
+                m.keys = make_keys(in, NULL);
+                m.releases = make_numbers(in, k->leases, k->n_leases, input_u8(in) & 3);
+                MADE;
+                break;
+        }
+        case KVT_MSG_PUT_BEGIN: {
+                MAKE(PutBeginRequest, put_begin_request);
+                m.space = make_space(k, in);
+                m.keys = make_keys(in, &m.parent);
+                uint8_t x = input_u8(in);
+                m.shard = x & 3;
+                m.replace = x >> 7;
+                MADE;
+                break;
+        }
+        case KVT_MSG_PUT_COMMIT: {
+                MAKE(PutCommitRequest, put_commit_request);
+                m.space = make_space(k, in);
+                m.keys = make_keys(in, &m.parent);
+                n_keys = m.keys.len / 16;
+                m.offsets = make_offsets(in, n_keys);
+                uint8_t x = input_u8(in);
+                m.shard = x & 3;
+                m.replace = x >> 7;
+                if (x & 0x40)
+                        m.reservations = make_numbers(in, k->reservations, k->n_reservations, n_keys);
+                if (x & 0x20)
+                        m.keys.len = 0;
+                MADE;
+                break;
+        }
+        case KVT_MSG_PUT_ABORT: {
+                MAKE(PutAbortRequest, put_abort_request);
+                m.reservations = make_numbers(in, k->reservations, k->n_reservations, input_u8(in) % 20);
+                MADE;
+                break;
+        }
+        case KVT_MSG_MAP: {
+                MAKE(MapRequest, map_request);
+                m.space = make_space(k, in);
+                m.keys = make_keys(in, NULL);
+                uint8_t x = input_u8(in);
+                m.shard = x & 3;
+                m.releases = make_numbers(in, k->leases, k->n_leases, x >> 6);
+                MADE;
+                break;
+        }
+        case KVT_MSG_RELEASE: {
+                MAKE(ReleaseRequest, release_request);
+                m.leases = make_numbers(in, k->leases, k->n_leases, input_u8(in) % 20);
+                MADE;
+                break;
+        }
+        case KVT_MSG_SLAB_ACK: {
+                MAKE(SlabAck, slab_ack);
+                uint8_t x = input_u8(in);
+                for (size_t i = 0; i < KNOWN_MAX; i++)
+                        slabs[i] = x & 0x80 ? k->slabs[i] : (uint32_t)i * (x & 31);
+                m.slabs = slabs;
+                m.n_slabs = KNOWN_MAX;
+                MADE;
+                break;
+        }
+        case KVT_MSG_GET: {
+                MAKE(GetRequest, get_request);
+                m.space = make_space(k, in);
+                m.keys = make_keys(in, NULL);
+                m.offsets = make_offsets(in, m.keys.len / 16);
+                m.shard = input_u8(in) & 3;
+                MADE;
+                break;
+        }
+        case KVT_MSG_PREFETCH: {
+                MAKE(PrefetchRequest, prefetch_request);
+                m.space = make_space(k, in);
+                m.keys = make_keys(in, NULL);
+                MADE;
+                break;
+        }
+        case KVT_MSG_DROP: {
+                MAKE(DropRequest, drop_request);
+                m.space = make_space(k, in);
+                m.keys = make_keys(in, NULL);
+                m.corrupt = input_u8(in) & 1;
+                MADE;
+                break;
+        }
+        case KVT_MSG_PURGE: {
+                static const char *const names[] = {"", "uid:0", "uid:1234", "nobody"};
+                MAKE(PurgeRequest, purge_request);
+                uint8_t x = input_u8(in);
+                m.tenant = (char *)names[x & 3];
+                m.space = x & 4 ? make_space(k, in) : 0;
+                MADE;
+                break;
+        }
+        case KVT_MSG_STAT: {
+                MAKE(StatRequest, stat_request);
+                m.audit = input_u8(in) & 1;
+                MADE;
+                break;
+        }
+        case KVT_MSG_LIST: {
+                MAKE(ListRequest, list_request);
+                uint8_t x = input_u8(in);
+                m.what = (Kvtier__ListWhat)(x % 5);
+                m.space = x & 0x40 ? make_space(k, in) : 0;
+                m.cursor = x & 0x20 ? input_number(in, 8) : 0;
+                m.limit = x & 0x80 ? input_u8(in) : 0;
+                MADE;
+                break;
+        }
+        case KVT_MSG_EXPLAIN: {
+                MAKE(ExplainRequest, explain_request);
+                m.space = make_space(k, in);
+                m.key = make_keys(in, NULL);
+                if (m.key.len > 16)
+                        m.key.len = 16;
+                MADE;
+                break;
+        }
+        case KVT_MSG_EVENTS: {
+                MAKE(EventsRequest, events_request);
+                m.space = make_space(k, in);
+                m.on = !(input_u8(in) & 1);
+                MADE;
+                break;
+        }
+        case KVT_MSG_CANCEL: {
+                MAKE(CancelRequest, cancel_request);
+                m.request_id = input_u8(in) + 1u;
+                MADE;
+                break;
+        }
+        case KVT_MSG_PING: {
+                MAKE(PingRequest, ping_request);
+                m.data = (ProtobufCBinaryData){(size_t)input_u8(in) * 510, data};
+                MADE;
+                break;
+        }
+        }
+        if (input_u8(in) >= 0xf0 && n) /* damage */
+                for (uint8_t i = input_u8(in) % 4; i; i--) {
+                        size_t at = input_number(in, 2) % n;
+                        body[at] = input_u8(in);
+                }
+        return n;
+}
+#undef MAKE
+#undef MADE
