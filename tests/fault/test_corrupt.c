@@ -160,9 +160,10 @@ static void test_header_bytes(void **state)
                         else
                                 CHECK_IS(statuses[N - 1], KVT_E_CORRUPT);
                         CHECK_OK(kvt_flush(x.c));
-                        WAIT_FOR(daemon_status(&x.d).n_leases == 0, 2000); /* or the old copy stays for its reader */
+                        WAIT_FOR(daemon_status(&x.d).n_leases + daemon_status(&x.d).n_xfers == 0,
+                                 2000); /* or the old copy stays for its reader */
                         CHECK_OK(kvt_drop(x.sp.s, &keys[N - 1], 1, NULL));
-                        WAIT_FOR(daemon_audit(&x.d).n_blocks == N - 1, 2000);
+                        WAIT_FOR(daemon_status(&x.d).n_blocks == N - 1, 2000);
                         pattern_store(&x.sp, &keys[N - 2], &keys[N - 1], 1);
                 }
                 scene_end(&x);
