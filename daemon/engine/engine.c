@@ -38,7 +38,7 @@ static void abandon_jobs(struct engine *e, struct list *jobs)
                 struct job *j = list_first(jobs, struct job, link);
                 list_remove(&j->link);
                 if (j->work == slab_release_work)
-                        slab_free(container_of(j, struct slab, populate_job));
+                        slab_free(container_of(j, struct slab, job));
                 else if (j->work != slab_populate_work)
                         xfer_abandon(e, container_of(j, struct xfer, job));
         }
@@ -84,10 +84,8 @@ void engine_collect(struct engine *e)
         while (!list_empty(&done)) {
                 struct job *j = list_first(&done, struct job, link);
                 list_remove(&j->link);
-                if (j->work == slab_populate_work)
-                        host_populate_done(&e->host, container_of(j, struct slab, populate_job));
-                else if (j->work == slab_release_work)
-                        slab_free(container_of(j, struct slab, populate_job));
+                if (j->work == slab_populate_work || j->work == slab_release_work)
+                        host_job_done(&e->host, container_of(j, struct slab, job));
                 else
                         xfer_complete(e, container_of(j, struct xfer, job));
         }

@@ -120,9 +120,9 @@ int slab_new(struct slab **ret, uint32_t id, uint64_t bytes, bool huge_pages)
         s->fd = -1;
         s->bytes = bytes;
         list_init(&s->link);
-        list_init(&s->populate_job.link);
-        s->populate_job.work = slab_populate_work;
-        s->populate_job.background = true;
+        list_init(&s->job.link);
+        s->job.work = slab_populate_work;
+        s->job.background = true;
         s->chunks = new0(uint64_t, bytes / CHUNK_BYTES / 64 + 1);
         int r = s->chunks ? open_memory(s, huge_pages) : -ENOMEM;
         if (r < 0) {
@@ -242,7 +242,7 @@ int slab_populate(struct slab *s, uint64_t offset, uint64_t n)
 
 void slab_populate_work(struct job *j)
 {
-        struct slab *s = container_of(j, struct slab, populate_job);
+        struct slab *s = container_of(j, struct slab, job);
         uint32_t n_chunks = (uint32_t)(s->bytes / CHUNK_BYTES);
 
         while (s->i_chunk < n_chunks && chunk_there(s, s->i_chunk))
@@ -257,7 +257,7 @@ void slab_populate_work(struct job *j)
 
 void slab_release_work(struct job *j)
 {
-        struct slab *s = container_of(j, struct slab, populate_job);
+        struct slab *s = container_of(j, struct slab, job);
 
         munmap(s->base, s->bytes);
         s->base = NULL;

@@ -50,7 +50,7 @@ struct slab {
         bool populated; /* all of it; said by the loop */
         bool failed; /* could not be populated: never handed out */
         uint32_t n_jobs; /* 1: being populated */
-        struct job populate_job;
+        struct job job;
         uint32_t i_chunk; /* owned by the populating job */
         int populate_result; /* likewise */
         uint64_t *chunks; /* atomic bitmap, owned */
@@ -86,7 +86,7 @@ static inline bool slab_full(const struct slab *s)
 
 /* Worker side: allocates the chunks under this range if need be. 0 or -errno (no memory). Any thread. */
 int slab_populate(struct slab *s, uint64_t offset, uint64_t n);
-/* Work of populate_job once the slab is out of everything: gives the memory back, which takes a while. slab_free() then does the rest. */
+/* Work of job once the slab is out of everything: gives the memory back, which takes a while. slab_free() then does the rest. */
 void slab_release_work(struct job *j);
-/* Work of populate_job: some chunks a turn. Sets populate_result: 0 all done, 1 more to do, -errno. */
+/* Work of job: some chunks a turn. Sets populate_result: 0 all done, 1 more to do, -errno. */
 void slab_populate_work(struct job *j);

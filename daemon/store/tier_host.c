@@ -37,7 +37,7 @@ void host_deinit(struct host *h)
 static void submit_populate(struct host *h, struct slab *s)
 {
         s->n_jobs++;
-        queue_submit(h->queue, &s->populate_job);
+        queue_submit(h->queue, &s->job);
 }
 
 static int create(struct host *h, uint64_t bytes, struct slab **ret)
@@ -83,9 +83,9 @@ static void destroy(struct host *h, struct slab *s)
         h->starved = false;
         metrics.c_slabs_freed++;
         list_remove(&s->link);
-        s->populate_job.work = slab_release_work;
-        s->populate_job.background = false;
-        queue_submit(h->queue, &s->populate_job);
+        s->job.work = slab_release_work;
+        s->job.background = false;
+        queue_submit(h->queue, &s->job);
 }
 
 static void drop_spare(struct host *h, struct slab *s)
@@ -126,8 +126,12 @@ void host_refill(struct host *h)
         queue_kick(h->queue);
 }
 
-void host_populate_done(struct host *h, struct slab *s)
+void host_job_done(struct host *h, struct slab *s)
 {
+        if (s->job.work == slab_release_work) {
+                slab_free(s);
+                return;
+        }
         s->n_jobs--;
         if (s->retired) {
                 if (h->on_populated) /* whoever waits for it is to look again, and will not find it */

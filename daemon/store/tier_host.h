@@ -60,5 +60,5 @@ void host_condemn(struct host *h, struct slab *s);
 void host_drop_holder(struct host *h, struct slab *s);
 /* Starts what is missing of the reserve. */
 void host_refill(struct host *h);
-/* A populate_job came back. */
-void host_populate_done(struct host *h, struct slab *s);
+/* A slab's job came back: its memory is prepared, in part or whole, or given back. */
+void host_job_done(struct host *h, struct slab *s);

@@ -94,7 +94,7 @@ static void work(void)
                 while (!list_empty(&done)) {
                         j = list_first(&done, struct job, link);
                         list_remove(&j->link);
-                        host_populate_done(&host, container_of(j, struct slab, populate_job));
+                        host_job_done(&host, container_of(j, struct slab, job));
                 }
                 queue_kick(&queue);
                 if (!any)
