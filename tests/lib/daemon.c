@@ -17,6 +17,8 @@
 static struct {
         pid_t pid;
         char dir[64];
+        char *args[32]; /* owned */
+        int n_args;
 } left[16];
 static const char *environment;
 static uid_t as_user;
@@ -121,7 +123,16 @@ void daemon_restart(struct daemon *d)
 static void add_arg(struct daemon *d, const char *format, const char *value)
 {
         CHECK(d->n_args < 31);
-        CHECK(asprintf(&d->args[d->n_args++], format, value) > 0);
+        char **arg = &left[d->i_left].args[left[d->i_left].n_args++];
+        CHECK(asprintf(arg, format, value) > 0);
+        d->args[d->n_args++] = *arg;
+}
+
+static void forget(int i)
+{
+        left[i].dir[0] = 0;
+        while (left[i].n_args)
+                free(left[i].args[--left[i].n_args]);
 }
 
 void daemon_start(struct daemon *d, const char *const *params)
@@ -211,15 +222,13 @@ void daemon_end(struct daemon *d)
         daemon_audit(d);
         CHECK_EQ(daemon_stop(d), 0);
         remove_directory(d->dir);
-        left[d->i_left].dir[0] = 0;
-        for (int i = 0; i < d->n_args; i++)
-                free(d->args[i]);
+        forget(d->i_left);
         d->n_args = 0;
 }
 
 int daemon_teardown(void **state)
 {
-        for (size_t i = 0; i < sizeof(left) / sizeof(*left); i++) {
+        for (int i = 0; i < (int)(sizeof(left) / sizeof(*left)); i++) {
                 if (left[i].pid > 0) { /* the test failed: what did it say? */
                         print_log(left[i].dir);
                         kill(left[i].pid, SIGKILL);
@@ -228,7 +237,7 @@ int daemon_teardown(void **state)
                 }
                 if (left[i].dir[0])
                         remove_directory(left[i].dir);
-                left[i].dir[0] = 0;
+                forget(i);
         }
         environment = NULL;
         daemon_user(0, 0);

@@ -10,7 +10,7 @@
 struct daemon {
         pid_t pid; /* 0: not running */
         char dir[64], socket[96], config[96], log[96];
-        char *args[32]; /* owned, after the first four */
+        char *args[32]; /* borrowed: they live until the test ends */
         int n_args;
         int i_left; /* where it stands among those to be cleaned up */
 };
