@@ -74,8 +74,10 @@ void pattern_fill(void *part, size_t part_bytes, const kvt_key *key, uint32_t sh
 int pattern_find(const void *part, size_t part_bytes, const kvt_key *key, uint32_t shard, int flavour)
 {
         size_t n = part_bytes / PATTERN_PLANES;
+        int first = flavour == PATTERN_2_OR_3 ? 2 : flavour < 0 ? 0 : flavour;
+        int last = flavour == PATTERN_0_OR_1 ? 1 : flavour < 0 ? PATTERN_FLAVOURS - 1 : flavour;
 
-        for (int f = flavour == PATTERN_ANY ? 0 : flavour; f <= (flavour == PATTERN_ANY ? PATTERN_FLAVOURS - 1 : flavour); f++) {
+        for (int f = first; f <= last; f++) {
                 bool same = true;
                 for (uint32_t i = 0; same && i < PATTERN_PLANES; i++)
                         same = check_plane((const uint8_t *)part + i * n, n, seed_of(key, i, shard, f));

@@ -7,7 +7,8 @@
 #include "tests/lib/check.h"
 #include "tests/lib/daemon.h"
 
-enum { PATTERN_TOKENS = 16, PATTERN_PLANES = 2, PATTERN_FLAVOURS = 4, PATTERN_ANY = -1 };
+enum { PATTERN_TOKENS = 16, PATTERN_PLANES = 2, PATTERN_FLAVOURS = 4 };
+enum { PATTERN_ANY = -1, PATTERN_0_OR_1 = -2, PATTERN_2_OR_3 = -3 }; /* in place of a flavour */
 
 void pattern_planes(kvt_plane planes[PATTERN_PLANES], size_t part_bytes);
 /* The i-th key of a chain: as good as random, the same everywhere. */
@@ -15,7 +16,7 @@ kvt_key pattern_key(uint64_t chain, uint64_t i);
 void pattern_keys(uint64_t chain, uint64_t first, size_t n, kvt_key *ret);
 /* A part as it lies in staging and in slabs. */
 void pattern_fill(void *part, size_t part_bytes, const kvt_key *key, uint32_t shard, int flavour);
-/* Flavour found (asked for, or any), or -1: these are not the bytes of that key. */
+/* Flavour found (the one asked for, or one of those), or -1: these are not the bytes of that key. */
 int pattern_find(const void *part, size_t part_bytes, const kvt_key *key, uint32_t shard, int flavour);
 
 /* through the library */
