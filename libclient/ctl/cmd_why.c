@@ -177,7 +177,7 @@ static int explain(struct ctl *x, const struct space *s, const kvt_key *key, jso
 static void print_answer(const json_t *answer, size_t i, bool numbered, uint32_t block_tokens)
 {
         const json_t *block = json_object_get(answer, "block");
-        const char *by = json_string_value(json_object_get(answer, "by")), *text = json_string_value(json_object_get(answer, "text"));
+        const char *text = json_string_value(json_object_get(answer, "text"));
         const json_t *why = json_object_get(answer, "why");
 
         if (numbered)
@@ -191,8 +191,6 @@ static void print_answer(const json_t *answer, size_t i, bool numbered, uint32_t
                 printf(", %s ago", format_duration((uint64_t)json_integer_value(json_object_get(answer, "age_usec"))).text);
         else if (!block && !(json_is_string(why) && strcmp(json_string_value(why), "never") == 0))
                 fputs(", just now", stdout);
-        if (by && *by)
-                printf(", by %s", by);
         printf("\n%s%s\n", numbered ? "       " : "", text && *text ? text : "(no more is known)");
         if (block)
                 printf("%s%s, %lld part%s, %lld hits, %lld leases, %lld continue it, idle %s\n", numbered ? "       " : "",
@@ -212,7 +210,7 @@ static int explain_keys(struct ctl *x, const struct space *s, const kvt_key *key
         int code = EXIT_OK;
 
         for (size_t i = 0; i < n_keys && code == EXIT_OK; i++) {
-                json_t *answer;
+                json_t *answer = NULL;
 
                 code = explain(x, s, keys + i, &answer);
                 if (code)
