@@ -1,7 +1,8 @@
 /* get_raw_bandwidth: 2 MiB blocks into an engine's scattered KV pages, checksums compared, against memcpy from the same mapped blocks into the
  * same pages; get_raw_bandwidth_cold: the same by a process that has never mapped them. put_from_staging: blocks that lie in staging
  * (where a GPU put them) are reserved, committed, copied and hashed; put_from_caller: kvt_put() from the engine's pages; both against
- * memcpy between memory of the same kinds. Client on one CPU, daemon on another, so the daemon copies with one worker; batches of 16. */
+ * memcpy between memory of the same kinds. For gets client and daemon share a CPU: what the daemon does counts. For puts the client has one and the
+ * daemon another, so the daemon copies with one worker. Batches of 16, each of which is a sample (puts from staging overlap: a sample is 8 batches). */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -88,7 +89,7 @@ static void cold_reader(const char *socket)
         static kvt_key keys[N_GET_MAX];
         struct daemon d = {0};
         struct engine_kv kv;
-        uint64_t nsec = 0;
+        struct samples all = {0};
         size_t n = n_get();
 
         pin(0);
@@ -98,8 +99,8 @@ static void cold_reader(const char *socket)
         kvt_space *s = model_open(c);
         prompt_keys(s, MODEL_TOKENS, 1, keys, n);
         for (size_t i = 0; i < n; i += BATCH)
-                nsec += get_batch(s, &kv, keys + i, i);
-        printf("%.0f\n", (double)nsec);
+                samples_add(&all, bandwidth(BATCH, get_batch(s, &kv, keys + i, i)));
+        printf("%f\n", samples_quantile(&all, 0.5));
         kvt_close(c);
 }
 
@@ -112,7 +113,7 @@ static double run_cold_reader(const struct daemon *d)
         f = popen(command, "re");
         if (!f || !fgets(line, sizeof(line), f) || pclose(f) != 0)
                 die("the cold reader failed");
-        return bandwidth(n_get(), (uint64_t)atof(line));
+        return atof(line);
 }
 
 static void get_rows(const struct daemon *d, kvt_space *s, struct engine_kv *kv)
@@ -127,20 +128,18 @@ static void get_rows(const struct daemon *d, kvt_space *s, struct engine_kv *kv)
         kv_init(&source, BATCH * 2, 2);
         put_all(s, &source, keys, n);
         for (unsigned r = 0; r < (quick() ? 2u : 7u); r++) { /* the first touches every mapped page */
-                uint64_t bare_nsec = 0, ours_nsec = 0;
-
                 for (size_t i = 0; i < n; i += BATCH) {
                         size_t j = (i + n / 2 / BATCH * BATCH) % n; /* not the blocks that memcpy has just brought into the cache */
 
-                        bare_nsec += memcpy_batch(s, kv, keys + i, i * 3);
-                        ours_nsec += get_batch(s, kv, keys + j, j * 3 + PAGES / 2);
+                        samples_add(&bare, bandwidth(BATCH, memcpy_batch(s, kv, keys + i, i * 3)));
+                        samples_add(&ours, bandwidth(BATCH, get_batch(s, kv, keys + j, j * 3 + PAGES / 2)));
                         if (!r)
                                 check_batch(&source, kv, j, j * 3 + PAGES / 2);
                 }
-                if (!r)
-                        continue;
-                samples_add(&bare, bandwidth(n, bare_nsec));
-                samples_add(&ours, bandwidth(n, ours_nsec));
+                if (!r) {
+                        samples_reset(&bare);
+                        samples_reset(&ours);
+                }
         }
         for (unsigned r = 0; r < (quick() ? 1u : 3u); r++)
                 samples_add(&cold, run_cold_reader(d));
@@ -233,21 +232,23 @@ static void shared_init(struct shared *m, size_t n)
         m->to = shared_map(n * MODEL_BLOCK_BYTES);
 }
 
-static uint64_t memcpy_round(const struct shared *m, size_t n)
+static void memcpy_round(const struct shared *m, size_t n, struct samples *ret)
 {
         uint64_t start = now_nsec();
 
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
                 for (unsigned p = 0; p < MODEL_PLANES; p++)
                         memcpy(m->to + (i * 7 % m->n * MODEL_PLANES + p) * MODEL_PLANE_BYTES,
                                m->from + (i % (LANES * BATCH) * MODEL_PLANES + p) * MODEL_PLANE_BYTES, MODEL_PLANE_BYTES);
-        return now_nsec() - start;
+                if (i % BATCH == BATCH - 1) {
+                        samples_add(ret, bandwidth(BATCH, now_nsec() - start));
+                        start = now_nsec();
+                }
+        }
 }
 
-static uint64_t caller_round(kvt_space *s, const struct engine_kv *kv, size_t n, uint64_t *seed)
+static void caller_round(kvt_space *s, const struct engine_kv *kv, size_t n, uint64_t *seed, struct samples *ret)
 {
-        uint64_t nsec = 0;
-
         for (size_t i = 0; i < n; i += BATCH) {
                 kvt_view view = kv_view(kv, i * 3, BATCH);
                 uint8_t statuses[BATCH];
@@ -256,30 +257,25 @@ static uint64_t caller_round(kvt_space *s, const struct engine_kv *kv, size_t n,
                 prompt_keys(s, MODEL_TOKENS, ++*seed, keys, BATCH);
                 uint64_t start = now_nsec();
                 must(kvt_put(s, NULL, keys, BATCH, 0, &view, 0, statuses), "kvt_put");
-                nsec += now_nsec() - start;
+                samples_add(ret, bandwidth(BATCH, now_nsec() - start));
                 all_zero(statuses, BATCH, "kvt_put of a block");
         }
-        return nsec;
 }
 
 static void put_rows(kvt_space *s, const struct engine_kv *kv)
 {
         static struct lane lanes[LANES];
         struct samples bare = {0}, staging = {0}, caller = {0};
-        size_t n = quick() ? 64 : 256;
+        size_t n = 128;
         uint64_t seed = 1000;
         struct shared shared;
 
         shared_init(&shared, 255);
-        for (unsigned r = 0; r < (quick() ? 3u : 9u); r++) {
-                uint64_t a = memcpy_round(&shared, n), b = staging_round(s, lanes, r ? n : 1024, &seed, !r);
-                uint64_t c = caller_round(s, kv, n, &seed);
-
-                if (!r)
-                        continue; /* it filled the daemon and touched staging */
-                samples_add(&bare, bandwidth(n, a));
-                samples_add(&staging, bandwidth(n, b));
-                samples_add(&caller, bandwidth(n, c));
+        staging_round(s, lanes, 640, &seed, true); /* fills the daemon and touches all of staging */
+        for (unsigned r = 0; r < (quick() ? 3u : 21u); r++) {
+                memcpy_round(&shared, n, &bare);
+                samples_add(&staging, bandwidth(n, staging_round(s, lanes, n, &seed, false)));
+                caller_round(s, kv, n, &seed, &caller);
         }
         row_print(&(struct row){"put_from_staging", "GiB/s", samples_quantile(&staging, 0.5), samples_quantile(&bare, 0.5),
                                 "memcpy between shared memory of the same sizes, on one core", '>', 0.7,
@@ -291,10 +287,35 @@ static void put_rows(kvt_space *s, const struct engine_kv *kv)
         samples_deinit(&caller);
 }
 
+static void get_all(struct engine_kv *kv)
+{
+        struct daemon d;
+
+        daemon_start(&d, 0, (const char *[]){"--host_bytes=1536M", NULL});
+        kvt *c = daemon_open(&d, NULL);
+        kvt_space *s = model_open(c);
+        get_rows(&d, s, kv);
+        kvt_space_close(s);
+        kvt_close(c);
+        daemon_stop(&d);
+}
+
+static void put_all_ways(const struct engine_kv *kv)
+{
+        struct daemon d;
+
+        daemon_start(&d, 1, (const char *[]){"--host_bytes=1280M", "--staging_bytes=256M", NULL});
+        kvt *c = daemon_open(&d, &(kvt_options){.staging_bytes = (uint64_t)(LANES * BATCH + BATCH) * MODEL_BLOCK_BYTES});
+        kvt_space *s = model_open(c);
+        put_rows(s, kv);
+        kvt_space_close(s);
+        kvt_close(c);
+        daemon_stop(&d);
+}
+
 int main(int argc, char **argv)
 {
         struct engine_kv kv;
-        struct daemon d;
 
         if (argc == 2) {
                 cold_reader(argv[1]);
@@ -302,14 +323,8 @@ int main(int argc, char **argv)
         }
         need_memory(3584ull << 20);
         pin(0);
-        daemon_start(&d, 1, (const char *[]){quick() ? "--host_bytes=768M" : "--host_bytes=1792M", "--staging_bytes=256M", NULL});
-        kvt *c = daemon_open(&d, &(kvt_options){.staging_bytes = (uint64_t)(LANES * BATCH + BATCH) * MODEL_BLOCK_BYTES});
-        kvt_space *s = model_open(c);
         kv_init(&kv, PAGES, 4);
-        get_rows(&d, s, &kv);
-        put_rows(s, &kv);
-        kvt_space_close(s);
-        kvt_close(c);
-        daemon_stop(&d);
+        get_all(&kv);
+        put_all_ways(&kv);
         return 0;
 }

@@ -1,8 +1,8 @@
 /* What the benchmarks share: clocks and samples, result rows, pinned child processes (kvtierd, a bare ping-pong), a model's space and an
  * engine's paged KV memory. A benchmark that cannot measure prints why and exits with 1, or with 77 if something it needs is not there.
  *
- * Every row is measured against a baseline in the same run: rounds of both alternate, a round gives one figure (its median for
- * latencies, its total for bandwidths), and the medians over the rounds are compared. */
+ * Every row is measured against a baseline in the same run: samples of both alternate (a batch of blocks, or the median latency of a round),
+ * and their medians are compared. */
 #pragma once
 
 #include <stdbool.h>
