@@ -25,11 +25,11 @@ enum {
         KVT_FRAME_BYTES = 16,
         KVT_PACKET_MAX = 128 * 1024,
         KVT_KEY_BYTES = 16,
-        KVT_KEYS_MAX = 2048,   /* keys in one request */
-        KVT_FDS_MAX = 16,      /* descriptors in one packet, and unacknowledged in a session */
+        KVT_KEYS_MAX = 2048, /* keys in one request */
+        KVT_FDS_MAX = 16, /* descriptors in one packet, and unacknowledged in a session */
         KVT_PLANES_MAX = 1024, /* planes of a space */
-        KVT_NAME_MAX = 128,    /* bytes in the name of a space */
-        KVT_SALT_MAX = 64,     /* bytes of salt */
+        KVT_NAME_MAX = 128, /* bytes in the name of a space */
+        KVT_SALT_MAX = 64, /* bytes of salt */
 };
 
 enum kvt_message {
@@ -40,9 +40,9 @@ enum kvt_message {
         KVT_MSG_PUT_BEGIN = 5,
         KVT_MSG_PUT_COMMIT = 6,
         KVT_MSG_PUT_ABORT = 7,
-        KVT_MSG_MAP = 8,      /* reply carries the slabs' descriptors that the session does not have yet */
-        KVT_MSG_RELEASE = 9,  /* one way */
-        KVT_MSG_FD_ACK = 10,  /* one way: the descriptors of the last fd-bearing packet were received */
+        KVT_MSG_MAP = 8, /* reply carries the slabs' descriptors that the session does not have yet */
+        KVT_MSG_RELEASE = 9, /* one way */
+        KVT_MSG_FD_ACK = 10, /* one way: the descriptors of the last fd-bearing packet were received */
         KVT_MSG_SLAB_ACK = 11, /* one way: retired slabs are unmapped */
         KVT_MSG_GET = 12,
         KVT_MSG_PREFETCH = 13,

@@ -67,8 +67,8 @@ static_assert(sizeof(struct kvt_put_entry) == 16, "layout");
 struct kvt_block_entry {
         uint8_t key[16];
         uint8_t parent[16]; /* zero: first block of a prefix */
-        uint64_t bytes;     /* all parts, as stored */
-        uint32_t idle_sec;  /* since it was last matched or mapped */
+        uint64_t bytes; /* all parts, as stored */
+        uint32_t idle_sec; /* since it was last matched or mapped */
         uint32_t age_sec;
         uint32_t hits;
         uint32_t n_children; /* 64: that many or more */

@@ -25,7 +25,8 @@ struct codec {
         size_t (*encode)(const struct geometry *g, size_t i_plane, void *restrict dst, const void *restrict src, uint64_t *ret_hash);
         /* Decodes n_src bytes at src to the plane's canonical bytes at dst; *ret_hash is the hash of what was read from src.
          * Returns 0 or KVT_E_CORRUPT. */
-        int (*decode)(const struct geometry *g, size_t i_plane, void *restrict dst, const void *restrict src, size_t n_src, uint64_t *ret_hash);
+        int (*decode)(const struct geometry *g, size_t i_plane, void *restrict dst, const void *restrict src, size_t n_src,
+                      uint64_t *ret_hash);
 };
 
 extern const struct codec codec_raw;
