@@ -20,7 +20,7 @@ static struct {
         char *args[32]; /* owned */
         int n_args;
 } left[16];
-static const char *environment;
+static const char *environment, *preload;
 static uid_t as_user;
 static unsigned max_files;
 
@@ -46,6 +46,11 @@ void daemon_environment(const char *name_value)
         environment = name_value;
 }
 
+void daemon_preload(const char *path)
+{
+        preload = path;
+}
+
 void daemon_user(uid_t uid, unsigned n)
 {
         as_user = uid;
@@ -62,6 +67,13 @@ static void run(const struct daemon *d)
         dup2(log, STDERR_FILENO);
         if (environment)
                 putenv((char *)environment);
+        if (preload) {
+                char options[1024];
+                const char *given = getenv("ASAN_OPTIONS");
+                setenv("LD_PRELOAD", preload, 1);
+                snprintf(options, sizeof(options), "%s%sverify_asan_link_order=0", given ? given : "", given ? ":" : "");
+                setenv("ASAN_OPTIONS", options, 1);
+        }
         unsetenv("NOTIFY_SOCKET");
         if (max_files)
                 setrlimit(RLIMIT_NOFILE, &(struct rlimit){max_files, max_files});
@@ -239,7 +251,7 @@ int daemon_teardown(void **state)
                         remove_directory(left[i].dir);
                 forget(i);
         }
-        environment = NULL;
+        environment = preload = NULL;
         daemon_user(0, 0);
         return 0;
 }

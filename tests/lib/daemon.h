@@ -26,6 +26,8 @@ void daemon_start(struct daemon *d, const char *const *params);
 void daemon_restart(struct daemon *d);
 /* Adds to the environment of daemons started from now on; NULL: nothing. */
 void daemon_environment(const char *name_value);
+/* Preloads this library into daemons started from now on; NULL: none. */
+void daemon_preload(const char *path);
 /* Daemons started from now on run as this user (if we are root; 0: as we are) and may open that many files (0: as we may). */
 void daemon_user(uid_t uid, unsigned max_files);
 const char *daemon_binary(void);
