@@ -12,14 +12,6 @@ enum {
         VERIFIES_MAX = 64, /* under way at once */
 };
 
-static void use(struct engine *e, struct space *s, uint32_t i)
-{
-        struct block *k = block_at(&e->blocks, i);
-
-        k->hits++;
-        evict_touch(&e->blocks, s->tenant, i, e->now_sec);
-}
-
 uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n_keys, bool probe, int *ret_stop)
 {
         uint64_t hashes[2 * AHEAD];
@@ -67,15 +59,10 @@ uint32_t get_block_used(struct engine *e, struct space *s, const uint8_t key[16]
         uint32_t i = blocks_find(&e->blocks, s->id, key);
 
         if (i == POOL_NONE || block_at(&e->blocks, i)->state != BLOCK_RESIDENT) {
-                s->misses++;
-                s->tenant->misses++;
-                metrics.c_misses++;
+                metrics.c_read_misses++;
                 return POOL_NONE;
         }
-        use(e, s, i);
-        s->hits++;
-        s->tenant->hits++;
-        metrics.c_hits++;
+        evict_touch(&e->blocks, s->tenant, i, e->now_sec);
         return i;
 }
 

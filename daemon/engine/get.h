@@ -6,7 +6,7 @@
 /* How many leading keys are whole blocks; counts hits and misses unless it is a probe. *ret_stop: 0, KVT_E_MISS or KVT_E_AGAIN (the next one is being
  * written). */
 uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n_keys, bool probe, int *ret_stop);
-/* The whole block under a key, used now; POOL_NONE counts a miss. */
+/* The whole block under a key, used now. POOL_NONE: there is none; hits and misses are counted by matches, which come first. */
 uint32_t get_block_used(struct engine *e, struct space *s, const uint8_t key[16]);
 
 struct get {

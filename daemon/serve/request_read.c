@@ -175,8 +175,12 @@ void request_prefetch(struct session *c, uint32_t id, const void *message, const
         if (!n)
                 return;
         /* With the host tier alone a whole block is where it can be read: all there is to do is to count the use, so that it stays. */
-        for (uint32_t i = 0; i < n; i++)
-                statuses[i] = get_block_used(&c->server->engine, s, m->keys.data + 16 * i) != POOL_NONE ? 0 : KVT_E_MISS;
+        for (uint32_t i = 0; i < n; i++) {
+                uint32_t b = get_block_used(&c->server->engine, s, m->keys.data + 16 * i);
+                statuses[i] = b != POOL_NONE ? 0 : KVT_E_MISS;
+                if (b != POOL_NONE)
+                        block_at(&c->server->engine.blocks, b)->hits++;
+        }
         reply.statuses = (ProtobufCBinaryData){n, statuses};
         session_reply(c, KVT_MSG_PREFETCH, id, &reply);
 }
