@@ -400,10 +400,7 @@ static struct daemon_status status(const struct daemon *d, bool audit)
                 s.n_counters++;
         }
         protobuf_c_message_free_unpacked(&m->base, NULL);
-        shutdown(r.fd, SHUT_WR); /* gone for the daemon, too, before we go on */
-        while (raw_recv(&r, RAW_TIMEOUT_MSEC) == RAW_PACKET)
-                ;
-        raw_close(&r);
+        raw_leave(&r);
         return s;
 }
 

@@ -41,6 +41,14 @@ void raw_close(struct raw *r)
         r->staging = NULL;
 }
 
+void raw_leave(struct raw *r)
+{
+        shutdown(r->fd, SHUT_WR);
+        while (raw_recv(r, RAW_TIMEOUT_MSEC) == RAW_PACKET)
+                ;
+        raw_close(r);
+}
+
 void raw_hello(struct raw *r)
 {
         Kvtier__HelloRequest q = KVTIER__HELLO_REQUEST__INIT;

@@ -28,6 +28,8 @@ struct raw {
 
 void raw_open(struct raw *r, const char *socket);
 void raw_close(struct raw *r);
+/* The same, and returns when the daemon has let go of everything, too. */
+void raw_leave(struct raw *r);
 /* Says hello, and takes the answer in. */
 void raw_hello(struct raw *r);
 
