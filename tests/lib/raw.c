@@ -291,6 +291,93 @@ int raw_put(struct raw *r, uint32_t space, uint32_t shard, const kvt_key *parent
         return 0;
 }
 
+void raw_put_send(struct raw *r, uint32_t id, uint32_t space, const kvt_key *parent, const kvt_key *keys, size_t n)
+{
+        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
+        static const uint64_t zeros[KVT_KEYS_MAX];
+
+        q.space = space;
+        if (parent)
+                q.parent = (ProtobufCBinaryData){16, (uint8_t *)parent->bytes};
+        q.keys = (ProtobufCBinaryData){16 * n, (uint8_t *)keys->bytes};
+        q.offsets = (ProtobufCBinaryData){8 * n, (uint8_t *)zeros};
+        CHECK_EQ(raw_send(r, KVT_MSG_PUT_COMMIT, id, &q), 0);
+}
+
+static size_t put_reply(struct raw *r, uint32_t id, uint8_t *ret, size_t cap)
+{
+        CHECK_EQ(r->f.type, KVT_MSG_PUT_COMMIT | KVT_REPLY);
+        CHECK_EQ(r->f.request_id, id);
+        Kvtier__PutCommitReply *m = (Kvtier__PutCommitReply *)raw_unpack(r, &kvtier__put_commit_reply__descriptor);
+        CHECK(m && m->statuses.len <= cap);
+        size_t n = m->statuses.len;
+        memcpy(ret, m->statuses.data, n);
+        protobuf_c_message_free_unpacked(&m->base, NULL);
+        return n;
+}
+
+void raw_put_take(struct raw *r, uint32_t id, size_t n, uint8_t *ret)
+{
+        if (r->n_early) {
+                CHECK_EQ(r->n_early, n);
+                memcpy(ret, r->early, n);
+                r->n_early = 0;
+                return;
+        }
+        CHECK_EQ(raw_recv(r, RAW_TIMEOUT_MSEC * CHECK_SLOW), RAW_PACKET);
+        CHECK_EQ(put_reply(r, id, ret, n), n);
+}
+
+bool raw_put_under_way(struct raw *r, uint32_t id)
+{
+        Kvtier__PingRequest q = KVTIER__PING_REQUEST__INIT;
+
+        CHECK_EQ(raw_send(r, KVT_MSG_PING, UINT32_MAX, &q), 0); /* one session's packets are taken in one after another */
+        for (;;) {
+                CHECK_EQ(raw_recv(r, RAW_TIMEOUT_MSEC * CHECK_SLOW), RAW_PACKET);
+                if (r->f.type == (KVT_MSG_PING | KVT_REPLY))
+                        return !r->n_early;
+                r->n_early = put_reply(r, id, r->early, sizeof(r->early));
+        }
+}
+
+int raw_put_begin(struct raw *r, uint32_t space, const kvt_key *keys, size_t n, struct kvt_put_entry *ret)
+{
+        Kvtier__PutBeginRequest q = KVTIER__PUT_BEGIN_REQUEST__INIT;
+
+        q.space = space;
+        q.keys = (ProtobufCBinaryData){16 * n, (uint8_t *)keys->bytes};
+        Kvtier__PutBeginReply *m = raw_call(r, KVT_MSG_PUT_BEGIN, &q, &kvtier__put_begin_reply__descriptor);
+        if (!m)
+                return r->error;
+        CHECK_EQ(m->entries.len, n * sizeof(*ret));
+        memcpy(ret, m->entries.data, m->entries.len);
+        protobuf_c_message_free_unpacked(&m->base, NULL);
+        return 0;
+}
+
+int raw_put_commit(struct raw *r, uint32_t space, const struct kvt_put_entry *e, size_t n, uint64_t stride, uint8_t *ret)
+{
+        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
+        uint64_t ids[64], offsets[64];
+
+        CHECK(n <= 64);
+        for (size_t i = 0; i < n; i++) {
+                ids[i] = e[i].reservation;
+                offsets[i] = i * stride;
+        }
+        q.space = space;
+        q.reservations = (ProtobufCBinaryData){8 * n, (uint8_t *)ids};
+        q.offsets = (ProtobufCBinaryData){8 * n, (uint8_t *)offsets};
+        Kvtier__PutCommitReply *m = raw_call(r, KVT_MSG_PUT_COMMIT, &q, &kvtier__put_commit_reply__descriptor);
+        if (!m)
+                return r->error;
+        CHECK_EQ(m->statuses.len, n);
+        memcpy(ret, m->statuses.data, n);
+        protobuf_c_message_free_unpacked(&m->base, NULL);
+        return 0;
+}
+
 int raw_map(struct raw *r, uint32_t space, uint32_t shard, const kvt_key *keys, size_t n, struct kvt_map_entry *entries)
 {
         Kvtier__MapRequest q = KVTIER__MAP_REQUEST__INIT;

@@ -24,6 +24,9 @@ struct raw {
         uint64_t staging_bytes;
         int staging_fd;
         uint8_t buf[KVT_PACKET_MAX + 64];
+        /* raw_put_under_way() */
+        size_t n_early;
+        uint8_t early[KVT_KEYS_MAX];
 };
 
 void raw_open(struct raw *r, const char *socket);
@@ -61,6 +64,14 @@ void raw_staging(struct raw *r, uint64_t bytes);
 /* Puts n parts whose bytes stand in staging one behind another from offset 0. Returns the error of the request, or 0. */
 int raw_put(struct raw *r, uint32_t space, uint32_t shard, const kvt_key *parent, const kvt_key *keys, size_t n, size_t part_bytes,
             uint8_t *statuses);
+/* A put in two steps: n parts that all have the bytes at offset 0, and the answer. */
+void raw_put_send(struct raw *r, uint32_t id, uint32_t space, const kvt_key *parent, const kvt_key *keys, size_t n);
+void raw_put_take(struct raw *r, uint32_t id, size_t n, uint8_t *ret);
+/* Returns when the daemon has taken in a put that was sent: true if it was not answered yet. */
+bool raw_put_under_way(struct raw *r, uint32_t id);
+/* Reservations, and their commit with the bytes at offsets 0, stride, ... */
+int raw_put_begin(struct raw *r, uint32_t space, const kvt_key *keys, size_t n, struct kvt_put_entry *ret);
+int raw_put_commit(struct raw *r, uint32_t space, const struct kvt_put_entry *e, size_t n, uint64_t stride, uint8_t *ret);
 /* Maps; descriptors that came along stay in r->fds until the next packet. entries: n of room. */
 int raw_map(struct raw *r, uint32_t space, uint32_t shard, const kvt_key *keys, size_t n, struct kvt_map_entry *entries);
 int raw_match(struct raw *r, uint32_t space, const kvt_key *keys, size_t n, uint32_t *ret_n, uint32_t *ret_stop);

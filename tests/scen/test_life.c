@@ -149,22 +149,10 @@ static void test_a_second_daemon_is_refused(void **state)
         daemon_end(&d);
 }
 
-static void send_big_put(struct raw *r, uint32_t id, uint32_t space)
-{
-        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
-        static const uint64_t zeros[MANY];
-
-        q.space = space;
-        q.keys = (ProtobufCBinaryData){16 * MANY, keys[0].bytes};
-        q.offsets = (ProtobufCBinaryData){8 * MANY, (uint8_t *)zeros};
-        CHECK_EQ(raw_send(r, KVT_MSG_PUT_COMMIT, id, &q), 0);
-}
-
 static void test_term_answers_what_is_under_way(void **state)
 {
         Kvtier__PutBeginRequest begin = KVTIER__PUT_BEGIN_REQUEST__INIT;
         struct daemon d;
-        bool answered = false, told = false;
         struct stat st;
 
         DAEMON_START(&d, "--workers=1", "--host_bytes=128M");
@@ -174,8 +162,8 @@ static void test_term_answers_what_is_under_way(void **state)
         CHECK_EQ(raw_space(&b, "m", 1 << 20, 1), space);
         raw_staging(&a, 1 << 20);
         pattern_keys(1, 0, MANY, keys);
-        send_big_put(&a, 77, space);
-        usleep(2000);
+        raw_put_send(&a, 77, space, NULL, keys, MANY);
+        bool answered = !raw_put_under_way(&a, 77), told = false;
         uint64_t start = check_now_usec();
         kill(d.pid, SIGTERM);
         WAIT_FOR(stat(d.socket, &st) < 0, 2000); /* nobody new comes in */
@@ -240,8 +228,8 @@ static void test_the_end_does_not_wait_longer_than_configured(void **state)
         uint32_t space = raw_space(&a, "m", 1 << 20, 1);
         raw_staging(&a, 1 << 20);
         pattern_keys(1, 0, MANY, keys);
-        send_big_put(&a, 1, space);
-        usleep(1000);
+        raw_put_send(&a, 1, space, NULL, keys, MANY);
+        raw_put_under_way(&a, 1);
         uint64_t start = check_now_usec();
         CHECK_EQ(daemon_stop(&d), 0); /* with copies under way: and no memory lost, where that is looked at */
         CHECK(check_now_usec() - start < 2000000 * CHECK_SLOW);

@@ -20,68 +20,6 @@ static void enter(struct raw *r, const struct daemon *d)
         raw_hello(r);
 }
 
-/* A put of n parts that all have the bytes at offset 0, unanswered so far. */
-static void send_put(struct raw *r, uint32_t id, uint32_t space, const kvt_key *parent, const kvt_key *k, size_t n)
-{
-        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
-        static const uint64_t zeros[KVT_KEYS_MAX];
-
-        q.space = space;
-        if (parent)
-                q.parent = (ProtobufCBinaryData){16, (uint8_t *)parent->bytes};
-        q.keys = (ProtobufCBinaryData){16 * n, (uint8_t *)k->bytes};
-        q.offsets = (ProtobufCBinaryData){8 * n, (uint8_t *)zeros};
-        CHECK_EQ(raw_send(r, KVT_MSG_PUT_COMMIT, id, &q), 0);
-}
-
-static void take_put(struct raw *r, uint32_t id, size_t n, uint8_t *ret)
-{
-        CHECK_EQ(raw_recv(r, RAW_TIMEOUT_MSEC * CHECK_SLOW), RAW_PACKET);
-        CHECK_EQ(r->f.type, KVT_MSG_PUT_COMMIT | KVT_REPLY);
-        CHECK_EQ(r->f.request_id, id);
-        Kvtier__PutCommitReply *m = (Kvtier__PutCommitReply *)raw_unpack(r, &kvtier__put_commit_reply__descriptor);
-        CHECK(m);
-        CHECK_EQ(m->statuses.len, n);
-        memcpy(ret, m->statuses.data, n);
-        protobuf_c_message_free_unpacked(&m->base, NULL);
-}
-
-static int begin(struct raw *r, uint32_t space, const kvt_key *k, size_t n, struct kvt_put_entry *ret)
-{
-        Kvtier__PutBeginRequest q = KVTIER__PUT_BEGIN_REQUEST__INIT;
-
-        q.space = space;
-        q.keys = (ProtobufCBinaryData){16 * n, (uint8_t *)k->bytes};
-        Kvtier__PutBeginReply *m = raw_call(r, KVT_MSG_PUT_BEGIN, &q, &kvtier__put_begin_reply__descriptor);
-        if (!m)
-                return r->error;
-        CHECK_EQ(m->entries.len, n * sizeof(*ret));
-        memcpy(ret, m->entries.data, m->entries.len);
-        protobuf_c_message_free_unpacked(&m->base, NULL);
-        return 0;
-}
-
-static int commit(struct raw *r, uint32_t space, const struct kvt_put_entry *e, size_t n, uint64_t stride, uint8_t *ret)
-{
-        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
-        uint64_t ids[64], offsets[64];
-
-        for (size_t i = 0; i < n; i++) {
-                ids[i] = e[i].reservation;
-                offsets[i] = i * stride;
-        }
-        q.space = space;
-        q.reservations = (ProtobufCBinaryData){8 * n, (uint8_t *)ids};
-        q.offsets = (ProtobufCBinaryData){8 * n, (uint8_t *)offsets};
-        Kvtier__PutCommitReply *m = raw_call(r, KVT_MSG_PUT_COMMIT, &q, &kvtier__put_commit_reply__descriptor);
-        if (!m)
-                return r->error;
-        CHECK_EQ(m->statuses.len, n);
-        memcpy(ret, m->statuses.data, n);
-        protobuf_c_message_free_unpacked(&m->base, NULL);
-        return 0;
-}
-
 static void test_offsets_outside_staging(void **state)
 {
         static const uint64_t wrong[] = {(1 << 20) - 4095, 1 << 20, 1ull << 32, 1ull << 63, UINT64_MAX, UINT64_MAX - 4095};
@@ -214,8 +152,8 @@ static void test_scribbling_during_commit(void **state)
         stop = false;
         CHECK_EQ(pthread_create(&thread, NULL, scribble, &a), 0);
         for (size_t i = 0; i < N; i += 16) {
-                send_put(&a, 1, space, i ? &keys[i - 1] : NULL, keys + i, 16);
-                take_put(&a, 1, 16, statuses);
+                raw_put_send(&a, 1, space, i ? &keys[i - 1] : NULL, keys + i, 16);
+                raw_put_take(&a, 1, 16, statuses);
                 CHECK_EQ(pattern_count(statuses, 16, 0), 16);
         }
         CHECK_OK(kvt_map(sp.s, keys, N, maps, statuses));
@@ -259,10 +197,10 @@ static void test_cancel_of_a_pipelined_put(void **state)
         uint32_t space = raw_space(&a, "m", 1 << 20, 1);
         raw_staging(&a, 1 << 20);
         pattern_keys(1, 0, MANY, keys);
-        send_put(&a, 5, space, NULL, keys, MANY);
+        raw_put_send(&a, 5, space, NULL, keys, MANY);
         q.request_id = 5;
         raw_send(&a, KVT_MSG_CANCEL, 0, &q);
-        take_put(&a, 5, MANY, statuses); /* the put itself is answered */
+        raw_put_take(&a, 5, MANY, statuses); /* the put itself is answered */
         size_t n_stored = pattern_count(statuses, MANY, 0), n_cancelled = pattern_count(statuses, MANY, KVT_E_CANCELLED);
         CHECK(n_cancelled > 0);
         CHECK_EQ(n_stored + n_cancelled + pattern_count(statuses, MANY, KVT_E_NO_PARENT), MANY);
@@ -270,8 +208,8 @@ static void test_cancel_of_a_pipelined_put(void **state)
         CHECK_EQ(n, n_stored);
         CHECK_EQ(daemon_audit(&d).n_blocks, n_stored);
         CHECK_EQ(daemon_status(&d).n_xfers, 0);
-        send_put(&a, 6, space, NULL, keys, MANY); /* again, to the end */
-        take_put(&a, 6, MANY, statuses);
+        raw_put_send(&a, 6, space, NULL, keys, MANY); /* again, to the end */
+        raw_put_take(&a, 6, MANY, statuses);
         CHECK_EQ(pattern_count(statuses, MANY, KVT_E_EXISTS), n_stored);
         CHECK_EQ(pattern_count(statuses, MANY, 0), MANY - n_stored);
         raw_close(&a);
@@ -288,11 +226,11 @@ static void test_more_under_way_than_allowed(void **state)
         uint32_t space = raw_space(&a, "m", 4096, 1);
         raw_staging(&a, 1 << 20);
         pattern_keys(1, 0, 16, keys);
-        CHECK_IS(begin(&a, space, keys, 5, e), KVT_E_AGAIN);
-        CHECK_OK(begin(&a, space, keys, 4, e));
-        CHECK_IS(begin(&a, space, keys + 4, 1, e + 4), KVT_E_AGAIN);
+        CHECK_IS(raw_put_begin(&a, space, keys, 5, e), KVT_E_AGAIN);
+        CHECK_OK(raw_put_begin(&a, space, keys, 4, e));
+        CHECK_IS(raw_put_begin(&a, space, keys + 4, 1, e + 4), KVT_E_AGAIN);
         CHECK_IS(raw_put(&a, space, 0, NULL, keys + 8, 1, 4096, statuses), KVT_E_AGAIN);
-        CHECK_OK(commit(&a, space, e, 4, 4096, statuses));
+        CHECK_OK(raw_put_commit(&a, space, e, 4, 4096, statuses));
         CHECK_EQ(pattern_count(statuses, 4, 0), 4);
         CHECK_OK(raw_put(&a, space, 0, NULL, keys + 8, 4, 4096, statuses)); /* room again */
         CHECK_IS(raw_put(&a, space, 0, NULL, keys + 8, 5, 4096, statuses), KVT_E_AGAIN);
@@ -385,11 +323,11 @@ static void test_an_offer_under_way_makes_another_wait(void **state)
         raw_staging(&a, 1 << 20);
         raw_staging(&b, 1 << 20);
         pattern_keys(1, 0, MANY, keys);
-        send_put(&a, 1, space, NULL, keys, MANY);
-        usleep(1000);
-        send_put(&b, 1, space, NULL, keys, MANY);
-        take_put(&a, 1, MANY, statuses);
-        take_put(&b, 1, MANY, other);
+        raw_put_send(&a, 1, space, NULL, keys, MANY);
+        raw_put_under_way(&a, 1);
+        raw_put_send(&b, 1, space, NULL, keys, MANY);
+        raw_put_take(&a, 1, MANY, statuses);
+        raw_put_take(&b, 1, MANY, other);
         for (int i = 0; i < MANY; i++) {
                 CHECK_OK(statuses[i]);
                 CHECK_IS(other[i], KVT_E_EXISTS);
@@ -414,15 +352,15 @@ static void test_an_offer_that_waits_ends_with_its_session(void **state)
         raw_staging(&b, 1 << 20);
         pattern_keys(1, 0, MANY, keys);
         pattern_fill(b.staging, 1 << 20, &keys[MANY - 1], 0, 1);
-        send_put(&a, 1, space, NULL, keys, MANY);
-        usleep(500);
-        send_put(&b, 1, space, NULL, &keys[MANY - 1], 1);
+        raw_put_send(&a, 1, space, NULL, keys, MANY);
+        raw_put_under_way(&a, 1);
+        raw_put_send(&b, 1, space, NULL, &keys[MANY - 1], 1);
         raw_close(&b);
         enter(&b, &d);
         drop.space = space;
         drop.keys = (ProtobufCBinaryData){16, keys[0].bytes};
         CHECK_OK(raw_status(&b, KVT_MSG_DROP, &drop));
-        take_put(&a, 1, MANY, statuses);
+        raw_put_take(&a, 1, MANY, statuses);
         WAIT_FOR(daemon_status(&d).n_xfers == 0, 5000);
         uint32_t n, stop_;
         CHECK_OK(raw_match(&b, space, &keys[MANY - 1], 1, &n, &stop_));

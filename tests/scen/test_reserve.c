@@ -20,68 +20,6 @@ static void enter(struct raw *r, const struct daemon *d)
         raw_hello(r);
 }
 
-/* A put of n parts that all have the bytes at offset 0, unanswered so far. */
-static void send_put(struct raw *r, uint32_t id, uint32_t space, const kvt_key *parent, const kvt_key *k, size_t n)
-{
-        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
-        static const uint64_t zeros[KVT_KEYS_MAX];
-
-        q.space = space;
-        if (parent)
-                q.parent = (ProtobufCBinaryData){16, (uint8_t *)parent->bytes};
-        q.keys = (ProtobufCBinaryData){16 * n, (uint8_t *)k->bytes};
-        q.offsets = (ProtobufCBinaryData){8 * n, (uint8_t *)zeros};
-        CHECK_EQ(raw_send(r, KVT_MSG_PUT_COMMIT, id, &q), 0);
-}
-
-static void take_put(struct raw *r, uint32_t id, size_t n, uint8_t *ret)
-{
-        CHECK_EQ(raw_recv(r, RAW_TIMEOUT_MSEC * CHECK_SLOW), RAW_PACKET);
-        CHECK_EQ(r->f.type, KVT_MSG_PUT_COMMIT | KVT_REPLY);
-        CHECK_EQ(r->f.request_id, id);
-        Kvtier__PutCommitReply *m = (Kvtier__PutCommitReply *)raw_unpack(r, &kvtier__put_commit_reply__descriptor);
-        CHECK(m);
-        CHECK_EQ(m->statuses.len, n);
-        memcpy(ret, m->statuses.data, n);
-        protobuf_c_message_free_unpacked(&m->base, NULL);
-}
-
-static int begin(struct raw *r, uint32_t space, const kvt_key *k, size_t n, struct kvt_put_entry *ret)
-{
-        Kvtier__PutBeginRequest q = KVTIER__PUT_BEGIN_REQUEST__INIT;
-
-        q.space = space;
-        q.keys = (ProtobufCBinaryData){16 * n, (uint8_t *)k->bytes};
-        Kvtier__PutBeginReply *m = raw_call(r, KVT_MSG_PUT_BEGIN, &q, &kvtier__put_begin_reply__descriptor);
-        if (!m)
-                return r->error;
-        CHECK_EQ(m->entries.len, n * sizeof(*ret));
-        memcpy(ret, m->entries.data, m->entries.len);
-        protobuf_c_message_free_unpacked(&m->base, NULL);
-        return 0;
-}
-
-static int commit(struct raw *r, uint32_t space, const struct kvt_put_entry *e, size_t n, uint64_t stride, uint8_t *ret)
-{
-        Kvtier__PutCommitRequest q = KVTIER__PUT_COMMIT_REQUEST__INIT;
-        uint64_t ids[64], offsets[64];
-
-        for (size_t i = 0; i < n; i++) {
-                ids[i] = e[i].reservation;
-                offsets[i] = i * stride;
-        }
-        q.space = space;
-        q.reservations = (ProtobufCBinaryData){8 * n, (uint8_t *)ids};
-        q.offsets = (ProtobufCBinaryData){8 * n, (uint8_t *)offsets};
-        Kvtier__PutCommitReply *m = raw_call(r, KVT_MSG_PUT_COMMIT, &q, &kvtier__put_commit_reply__descriptor);
-        if (!m)
-                return r->error;
-        CHECK_EQ(m->statuses.len, n);
-        memcpy(ret, m->statuses.data, n);
-        protobuf_c_message_free_unpacked(&m->base, NULL);
-        return 0;
-}
-
 static void test_a_commit_that_never_comes(void **state)
 {
         struct kvt_put_entry e[8];
@@ -92,7 +30,7 @@ static void test_a_commit_that_never_comes(void **state)
         uint32_t space = raw_space(&a, "m", 65536, 1);
         raw_staging(&a, 1 << 20);
         pattern_keys(1, 0, 8, keys);
-        CHECK_OK(begin(&a, space, keys, 8, e));
+        CHECK_OK(raw_put_begin(&a, space, keys, 8, e));
         for (int i = 0; i < 8; i++)
                 CHECK_OK(e[i].status);
         struct daemon_status s = daemon_audit(&d);
@@ -102,10 +40,10 @@ static void test_a_commit_that_never_comes(void **state)
         WAIT_FOR(daemon_audit(&d).n_reservations == 0, 2000);
         CHECK_EQ(daemon_audit(&d).used_bytes, 0);
         CHECK_EQ(daemon_counter(&d, "put_timeouts"), 8);
-        CHECK_OK(commit(&a, space, e, 8, 65536, statuses)); /* too late */
+        CHECK_OK(raw_put_commit(&a, space, e, 8, 65536, statuses)); /* too late */
         CHECK_EQ(pattern_count(statuses, 8, KVT_E_UNKNOWN_RESERVATION), 8);
-        CHECK_OK(begin(&a, space, keys, 8, e)); /* and the session works on */
-        CHECK_OK(commit(&a, space, e, 8, 65536, statuses));
+        CHECK_OK(raw_put_begin(&a, space, keys, 8, e)); /* and the session works on */
+        CHECK_OK(raw_put_commit(&a, space, e, 8, 65536, statuses));
         CHECK_EQ(pattern_count(statuses, 8, 0), 8);
         CHECK_EQ(daemon_audit(&d).n_blocks, 8);
         raw_close(&a);
@@ -125,16 +63,16 @@ static void test_reservations_are_their_sessions_own_and_count_once(void **state
         raw_staging(&a, 1 << 20);
         raw_staging(&b, 1 << 20);
         pattern_keys(1, 0, 4, keys);
-        CHECK_OK(begin(&a, space, keys, 4, e));
-        CHECK_OK(commit(&b, space, e, 4, 4096, statuses)); /* another session's */
+        CHECK_OK(raw_put_begin(&a, space, keys, 4, e));
+        CHECK_OK(raw_put_commit(&b, space, e, 4, 4096, statuses)); /* another session's */
         CHECK_EQ(pattern_count(statuses, 4, KVT_E_UNKNOWN_RESERVATION), 4);
-        CHECK_OK(commit(&a, other, e, 1, 4096, statuses)); /* in another space */
+        CHECK_OK(raw_put_commit(&a, other, e, 1, 4096, statuses)); /* in another space */
         CHECK_IS(statuses[0], KVT_E_UNKNOWN_RESERVATION);
         q.reservations = (ProtobufCBinaryData){8, (uint8_t *)&e[0].reservation};
         CHECK_OK(raw_status(&b, KVT_MSG_PUT_ABORT, &q));
         CHECK_EQ(daemon_status(&d).n_reservations, 4);
         twice[0] = twice[1] = e[0];
-        CHECK_OK(commit(&a, space, twice, 2, 4096, statuses));
+        CHECK_OK(raw_put_commit(&a, space, twice, 2, 4096, statuses));
         CHECK_OK(statuses[0]);
         CHECK_IS(statuses[1], KVT_E_UNKNOWN_RESERVATION);
         CHECK_OK(raw_status(&a, KVT_MSG_PUT_ABORT, &q)); /* already committed: its status says so */
@@ -195,8 +133,8 @@ static void test_a_reservation_that_evicts_its_spaces_last_block(void **state)
         raw_staging(&a, PART);
         pattern_keys(1, 0, 64, keys);
         for (int i = 0; i < 40; i++) {
-                send_put(&a, 1, filler, NULL, &keys[i], 1);
-                take_put(&a, 1, 1, statuses);
+                raw_put_send(&a, 1, filler, NULL, &keys[i], 1);
+                raw_put_take(&a, 1, 1, statuses);
         }
         n_max = daemon_audit(&d).n_blocks; /* all that fit */
         CHECK(n_max > 10 && n_max < 32);
@@ -205,19 +143,19 @@ static void test_a_reservation_that_evicts_its_spaces_last_block(void **state)
 
         enter(&b, &d);
         uint32_t lonely = raw_space(&b, "lonely", PART, 1);
-        send_put(&a, 1, lonely, NULL, &keys[0], 1);
-        take_put(&a, 1, 1, statuses);
+        raw_put_send(&a, 1, lonely, NULL, &keys[0], 1);
+        raw_put_take(&a, 1, 1, statuses);
         CHECK_OK(statuses[0]);
         raw_close(&b);
         WAIT_FOR(daemon_status(&d).n_sessions == 1, 2000);
         for (size_t i = 1; i < n_max; i++) {
-                send_put(&a, 1, filler, NULL, &keys[i], 1);
-                take_put(&a, 1, 1, statuses);
+                raw_put_send(&a, 1, filler, NULL, &keys[i], 1);
+                raw_put_take(&a, 1, 1, statuses);
                 CHECK_OK(statuses[0]);
         }
         CHECK_EQ(daemon_audit(&d).n_blocks, n_max);
         CHECK_EQ(daemon_status(&d).n_spaces, 2);
-        int r = begin(&a, lonely, keys + 40, 2, e);
+        int r = raw_put_begin(&a, lonely, keys + 40, 2, e);
         CHECK(r == 0 || r == KVT_E_UNKNOWN_SPACE);
         CHECK(raw_alive(&a));
         daemon_audit(&d);
