@@ -13,7 +13,7 @@
 enum { N = 64 };
 static const double gib = 1u << 30;
 
-static redisContext *redis_start(char *ret_version, size_t n_version)
+static redisContext *redis_start(char *ret_version, size_t n_version, pid_t *ret_pid)
 {
         uint64_t until = now_nsec() + 10000000000;
         char path[128], info[128] = "";
@@ -28,7 +28,8 @@ static redisContext *redis_start(char *ret_version, size_t n_version)
         if (!f || pclose(f) != 0 || !*info)
                 skip("there is no redis-server");
         snprintf(path, sizeof(path), "%s/redis.sock", scratch());
-        if (!child_fork(0)) {
+        *ret_pid = child_fork(0);
+        if (!*ret_pid) {
                 execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", path, "--save", "", "--appendonly", "no",
                        "--daemonize", "no", "--dir", scratch(), "--logfile", "/dev/null", (char *)NULL);
                 _exit(1);
@@ -76,6 +77,7 @@ static uint64_t sum(const void *p, size_t n)
 
 struct state {
         redisContext *redis;
+        pid_t redis_pid, daemon_pid;
         kvt_space *s;
         kvt_key keys[N];
         struct engine_kv *kv;
@@ -112,19 +114,18 @@ static void block_map(struct state *t, size_t i)
         must(kvt_unmap(t->s, &m, 1, NULL), "kvt_unmap");
 }
 
-/* One round of each over all blocks; GiB/s. */
+/* One round of each over all blocks. GiB/s of each. */
 enum what { REDIS_GET, OUR_GET, OUR_MAP, REDIS_SET, OUR_PUT, N_WHAT };
 
-static double round_of(struct state *t, enum what what)
+static void round_of(struct state *t, enum what what, struct undisturbed *ret)
 {
-        uint64_t nsec = 0;
-
         for (size_t i = 0; i < N; i++) {
+                struct watch w;
                 kvt_key fresh;
 
                 if (what == OUR_PUT)
                         prompt_keys(t->s, MODEL_TOKENS, ++t->seed, &fresh, 1);
-                uint64_t start = now_nsec();
+                watch_start(&w, what == REDIS_GET || what == REDIS_SET ? t->redis_pid : t->daemon_pid);
                 switch (what) {
                 case REDIS_GET:
                         redis_get(t->redis, i, NULL);
@@ -141,9 +142,8 @@ static double round_of(struct state *t, enum what what)
                 default:
                         block_put(t, i, &fresh);
                 }
-                nsec += now_nsec() - start;
+                watch_stop(&w, ret, MODEL_BLOCK_BYTES / gib);
         }
-        return (double)N * MODEL_BLOCK_BYTES / gib / ((double)nsec / 1e9);
 }
 
 static void prepare(struct state *t)
@@ -159,7 +159,7 @@ static void prepare(struct state *t)
 int main(void)
 {
         static struct state t;
-        struct samples x[N_WHAT] = {0};
+        struct undisturbed x[N_WHAT] = {0}, ignored = {0};
         struct engine_kv kv;
         struct daemon d;
         char version[32] = "?", note[96];
@@ -167,28 +167,26 @@ int main(void)
 
         need_memory(1536ull << 20);
         pin(0);
-        t.redis = redis_start(version, sizeof(version));
+        t.redis = redis_start(version, sizeof(version), &t.redis_pid);
         daemon_start(&d, 0, (const char *[]){"--host_bytes=640M", NULL});
+        t.daemon_pid = d.pid;
         kvt *c = daemon_open(&d, NULL);
         t.s = model_open(c);
         kv_init(&kv, N, 1);
         t.kv = &kv;
         prepare(&t);
         for (unsigned r = 0; r < 6; r++) /* until puts find the daemon full, and reuse its memory */
-                round_of(&t, OUR_PUT);
+                round_of(&t, OUR_PUT, &ignored);
         prepare(&t);
         daemon_rest(&d);
         for (unsigned r = 0; r < (quick() ? 4u : 13u); r++)
-                for (unsigned w = 0; w < N_WHAT; w++) {
-                        double bandwidth = round_of(&t, w);
-
-                        if (r)
-                                samples_add(&x[w], bandwidth);
-                }
+                for (unsigned w = 0; w < N_WHAT; w++)
+                        round_of(&t, w, r ? &x[w] : &ignored);
         for (unsigned w = 0; w < N_WHAT; w++) {
-                median[w] = samples_quantile(&x[w], 0.5);
-                samples_deinit(&x[w]);
+                median[w] = undisturbed_median(&x[w]);
+                undisturbed_deinit(&x[w]);
         }
+        undisturbed_deinit(&ignored);
         snprintf(note, sizeof(note), "redis %s; one core for all; a block at a time of %d", version, N);
         row_print(
                 &(struct row){"redis_get_2mib", "GiB/s", median[OUR_GET], median[REDIS_GET], "redis GET over a Unix socket", '>', 4, note});

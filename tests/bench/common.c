@@ -147,6 +147,38 @@ void samples_deinit(struct samples *s)
         *s = (struct samples){0};
 }
 
+static uint64_t cpu_of_both(const struct watch *w)
+{
+        return w->server == WALL_ONLY ? 0 : cpu_nsec(getpid()) + (w->server ? cpu_nsec(w->server) : 0);
+}
+
+void watch_start(struct watch *w, pid_t server)
+{
+        *w = (struct watch){.server = server};
+        w->cpu_nsec = cpu_of_both(w);
+        w->wall_nsec = now_nsec();
+}
+
+void watch_stop(struct watch *w, struct undisturbed *ret, double amount)
+{
+        uint64_t wall = now_nsec() - w->wall_nsec, cpu = w->server == WALL_ONLY ? wall : cpu_of_both(w) - w->cpu_nsec;
+
+        samples_add(&ret->by_cpu, amount / ((double)cpu / 1e9));
+        if (wall < cpu + cpu / 10)
+                samples_add(&ret->clean, amount / ((double)wall / 1e9));
+}
+
+double undisturbed_median(struct undisturbed *u)
+{
+        return samples_quantile(u->clean.n >= 8 || u->clean.n == u->by_cpu.n ? &u->clean : &u->by_cpu, 0.5);
+}
+
+void undisturbed_deinit(struct undisturbed *u)
+{
+        samples_deinit(&u->clean);
+        samples_deinit(&u->by_cpu);
+}
+
 /* rows */
 
 void row_print(const struct row *r)

@@ -42,6 +42,23 @@ double samples_quantile(struct samples *s, double q);
 void samples_reset(struct samples *s);
 void samples_deinit(struct samples *s);
 
+/* Something that this process and a server do on one CPU, one after the other. What was timed while other programs ran in between (wall time
+ * exceeds the CPU time of both by a tenth) does not count. Where too little is left, on a machine that is never quiet, the CPU time of both
+ * stands for the wall time: with the CPU to themselves they are the same. */
+struct undisturbed {
+        struct samples clean, by_cpu;
+};
+enum { WALL_ONLY = -1 }; /* they work at the same time, on two CPUs: all is counted */
+struct watch {
+        pid_t server; /* 0: none; WALL_ONLY */
+        uint64_t wall_nsec, cpu_nsec;
+};
+void watch_start(struct watch *w, pid_t server);
+/* Stops; amount is what was done: adds amount per second. */
+void watch_stop(struct watch *w, struct undisturbed *ret, double amount);
+double undisturbed_median(struct undisturbed *u);
+void undisturbed_deinit(struct undisturbed *u);
+
 /* rows: one line of JSON each on stdout. The names are stable: scripts compare them between releases. */
 
 struct row {
