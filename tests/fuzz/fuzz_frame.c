@@ -3,11 +3,13 @@
  * The server is the real one; only its loop is turned here, its workers' jobs are run here, one by one, when the input says so, and time passes
  * when the input says so: every run of an input is the same. The limits are small, so that they are reached.
  *
- * An input is a list of steps (see step()): most send a request whose fields are drawn from small sets (keys of a few chains, spaces
- * that exist, leases that were granted) so that requests concern each other, some damage it, some send any bytes at all.
+ * An input is a list of steps of STEP_BYTES each: most send a request whose fields are drawn from small sets (keys of a few chains, spaces
+ * that exist, leases that were granted) so that requests concern each other, some damage it, some send the bytes of the next steps as they
+ * are. Mutations move, copy and change whole steps.
  *
  * What is checked: every packet of the daemon is a frame and unpacks; its own audit agrees in the middle and at the end; when all clients have
  * left and all blocks are purged, nothing is held any more. */
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -19,7 +21,7 @@
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/messages.h"
 
-enum { N_CLIENTS = 4, N_STEPS = 400 };
+enum { N_CLIENTS = 4, STEP_BYTES = 12, N_STEPS = 400 };
 
 static struct server server;
 static const uid_t other_uid = 1234;
@@ -27,6 +29,7 @@ static struct client {
         int fd; /* -1: none */
         struct session *session;
         bool deaf; /* does not read its answers */
+        bool rude; /* does not acknowledge */
 } clients[N_CLIENTS];
 static struct known known; /* what clients were told: spaces, leases, reservations */
 
@@ -45,6 +48,16 @@ int clock_gettime(clockid_t id, struct timespec *ret)
                 ret->tv_nsec = (long)(usec % 1000000 * 1000);
         }
         return r;
+}
+
+/* Memory comes when it is touched: most of the time would go into pages that nobody uses. */
+int fallocate(int fd, int mode, off_t offset, off_t n)
+{
+        return 0;
+}
+int madvise(void *p, size_t n, int advice)
+{
+        return 0;
 }
 
 static void pass_time(uint64_t usec)
@@ -82,13 +95,16 @@ static bool run_job(struct list *jobs)
         return true;
 }
 
+static void clients_read(void);
+
 static void run_all_jobs(void)
 {
         struct queue *q = &server.engine.queue;
 
-        do
+        do {
                 turn();
-        while (run_job(&q->urgent) || run_job(&q->background));
+                clients_read();
+        } while (run_job(&q->urgent) || run_job(&q->background));
 }
 
 /* tenants: forgotten when they hold nothing, and made anew */
@@ -108,6 +124,18 @@ static void client_close(struct client *c)
         if (c->fd >= 0)
                 close(c->fd);
         c->fd = -1;
+}
+
+static void client_acknowledge(struct client *c, uint16_t type, const uint8_t *body, size_t n_body)
+{
+        uint8_t packet[KVT_FRAME_BYTES + 512];
+
+        if (c->rude || c->fd < 0 || n_body > 512)
+                return;
+        memcpy(packet + KVT_FRAME_BYTES, body, n_body);
+        frame_put(packet, KVT_PROTO_MAX, type, 0, (uint32_t)n_body);
+        ssize_t ignored = send(c->fd, packet, KVT_FRAME_BYTES + n_body, MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)ignored;
 }
 
 static void client_read(struct client *c)
@@ -136,8 +164,19 @@ static void client_read(struct client *c)
                         for (size_t i = 0; i < n_fds; i++)
                                 close(((int *)CMSG_DATA(h))[i]);
                 }
-                known_learn(&known, packet, (size_t)n, n_fds);
+                uint16_t type = known_learn(&known, packet, (size_t)n, n_fds);
+                if (n_fds)
+                        client_acknowledge(c, KVT_MSG_FD_ACK, packet, 0);
+                if (type == KVT_MSG_SLAB_RETIRED) /* the acknowledgement looks the same */
+                        client_acknowledge(c, KVT_MSG_SLAB_ACK, packet + KVT_FRAME_BYTES, (size_t)n - KVT_FRAME_BYTES);
         }
+}
+
+static void clients_read(void)
+{
+        for (size_t i = 0; i < N_CLIENTS; i++)
+                if (!clients[i].deaf)
+                        client_read(&clients[i]);
 }
 
 static void client_open(struct client *c)
@@ -147,9 +186,14 @@ static void client_open(struct client *c)
         client_close(c);
         turn();
         FUZZ_CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) == 0);
+        FUZZ_CHECK(setsockopt(fds[1], SOL_SOCKET, SO_SNDBUF, &(int){200000}, sizeof(int)) == 0);
+        uint32_t before = server.n_sessions;
         FUZZ_CHECK(session_new(&server, fds[1]) == 0);
         c->fd = fds[0];
-        c->deaf = false;
+        c->deaf = c->rude = false;
+        c->session = NULL;
+        if (server.n_sessions == before) /* refused */
+                return;
         c->session = container_of(server.sessions.prev, struct session, link);
         if (c == &clients[N_CLIENTS - 1]) { /* another user */
                 c->session->tenant->n_sessions--;
@@ -186,31 +230,36 @@ static void client_send(struct client *c, const void *bytes, size_t n, const int
         ssize_t ignored = sendmsg(c->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL); /* full: it is lost */
         (void)ignored;
         turn();
-        if (!c->deaf)
-                client_read(c);
+        clients_read();
 }
 
-static void client_request(struct client *c, struct input *in, uint16_t type, bool any_body)
+static void client_send_body(struct client *c, uint16_t type, uint32_t id, const uint8_t *body, size_t n)
 {
-        static uint8_t packet[KVT_PACKET_MAX + 64];
-        size_t n;
+        static uint8_t packet[KVT_PACKET_MAX];
 
-        if (any_body) {
-                const uint8_t *p = input_bytes(in, input_number(in, 2), &n);
-                memcpy(packet + KVT_FRAME_BYTES, p, n);
-        } else {
-                n = message_make(&known, in, type, packet + KVT_FRAME_BYTES);
-        }
-        frame_put(packet, KVT_PROTO_MAX, type, (uint32_t)input_number(in, 1) + 1, (uint32_t)n);
+        if (n)
+                memcpy(packet + KVT_FRAME_BYTES, body, n);
+        frame_put(packet, KVT_PROTO_MAX, type, id, (uint32_t)n);
         client_send(c, packet, KVT_FRAME_BYTES + n, NULL, 0);
 }
 
-static void client_hello(struct client *c)
+static void client_request(struct client *c, struct input *in, uint16_t type)
 {
-        struct input none = {};
+        static uint8_t body[KVT_PACKET_MAX];
+        size_t n = message_make(&known, in, type, body);
+
+        client_send_body(c, type, input_u8(in) + 1u, body, n);
+}
+
+/* Hello, a space of this shape, staging. */
+static void client_begin(struct client *c, uint8_t shape)
+{
+        struct input none = {}, in = {&shape, 1};
 
         client_open(c);
-        client_request(c, &none, KVT_MSG_HELLO, false);
+        client_request(c, &none, KVT_MSG_HELLO);
+        client_request(c, &in, KVT_MSG_SPACE_OPEN);
+        client_request(c, &none, KVT_MSG_STAGING_OPEN);
 }
 
 /* steps */
@@ -225,46 +274,55 @@ static void audit(void)
         FUZZ_CHECK(!a.error && a.used_bytes == server.engine.host.tier.used_bytes);
 }
 
-static void step(struct input *in)
+static void step(struct input *all)
 {
+        static const uint8_t types[] = {
+                KVT_MSG_PUT_COMMIT,   KVT_MSG_MAP,    KVT_MSG_PUT_BEGIN, KVT_MSG_GET,        KVT_MSG_PUT_COMMIT, KVT_MSG_RELEASE,
+                KVT_MSG_MATCH,        KVT_MSG_MAP,    KVT_MSG_PUT_ABORT, KVT_MSG_PREFETCH,   KVT_MSG_DROP,       KVT_MSG_PUT_COMMIT,
+                KVT_MSG_PUT_BEGIN,    KVT_MSG_GET,    KVT_MSG_CANCEL,    KVT_MSG_EXPLAIN,    KVT_MSG_EVENTS,     KVT_MSG_PUT_COMMIT,
+                KVT_MSG_MAP,          KVT_MSG_FD_ACK, KVT_MSG_SLAB_ACK,  KVT_MSG_LIST,       KVT_MSG_STAT,       KVT_MSG_PING,
+                KVT_MSG_SPACE_OPEN,   KVT_MSG_PING,   KVT_MSG_DROP,      KVT_MSG_SPACE_OPEN, KVT_MSG_PUT_COMMIT, KVT_MSG_PUT_COMMIT,
+                KVT_MSG_STAGING_OPEN, KVT_MSG_PURGE,  KVT_MSG_GET,       KVT_MSG_MAP,        KVT_MSG_RELEASE,    KVT_MSG_HELLO,
+        };
         static const uint64_t quotas[] = {16 << 20, 8 << 20, 4 << 20, 2 << 20};
-        uint8_t op = input_u8(in), arg = input_u8(in);
-        struct client *c = &clients[arg % N_CLIENTS];
         size_t n;
+        const uint8_t *bytes = input_bytes(all, STEP_BYTES, &n), *more;
+        struct input in = {bytes, n};
+        uint8_t op = input_u8(&in), arg = input_u8(&in);
+        struct client *c = &clients[arg % N_CLIENTS];
 
-        if (op < 0xc0) {
-                client_request(c, in, (uint16_t)(op % (KVT_MSG_MAX - 1) + 1), false);
+        if (op < 0xb4) {
+                client_request(c, &in, types[op % ELEMENTSOF(types)]);
                 return;
         }
         switch (op) {
-        case 0xc0 ... 0xc7:
-                client_request(c, in, (uint16_t)(arg / N_CLIENTS % (KVT_MSG_MAX + 2)), true);
+        case 0xb4 ... 0xb7: /* any body */
+                more = input_bytes(all, (op & 3) * STEP_BYTES + arg / N_CLIENTS % STEP_BYTES, &n);
+                client_send_body(c, input_u8(&in) % (KVT_MSG_MAX + 2), input_u8(&in), more, n);
                 break;
-        case 0xc8: { /* anything */
-                const uint8_t *p = input_bytes(in, input_number(in, 2), &n);
-                client_send(c, p, n, NULL, 0);
+        case 0xb8: /* any packet */
+                more = input_bytes(all, 2 * STEP_BYTES, &n);
+                client_send(c, more, n, NULL, 0);
                 break;
-        }
-        case 0xc9: { /* with descriptors */
+        case 0xb9: { /* with descriptors */
                 int fds[2] = {STDERR_FILENO, c->fd};
-                const uint8_t *p = input_bytes(in, input_number(in, 1), &n);
-                client_send(c, p, n, fds, 1 + arg / N_CLIENTS % 2);
+                client_send(c, bytes, STEP_BYTES, fds, 1 + arg / N_CLIENTS % 2);
                 break;
         }
-        case 0xca ... 0xd3:
+        case 0xba ... 0xc7:
                 run_job(&server.engine.queue.urgent);
                 break;
-        case 0xd4 ... 0xd6:
+        case 0xc8 ... 0xcf:
                 run_job(&server.engine.queue.background);
                 break;
-        case 0xd7 ... 0xdb:
+        case 0xd0 ... 0xdb:
                 run_all_jobs();
                 break;
         case 0xdc:
                 client_close(c);
                 break;
         case 0xdd ... 0xde:
-                client_hello(c);
+                client_begin(c, input_u8(&in));
                 break;
         case 0xdf:
                 client_open(c);
@@ -272,17 +330,28 @@ static void step(struct input *in)
         case 0xe0:
                 c->deaf = !c->deaf;
                 break;
-        case 0xe1 ... 0xe3:
+        case 0xe1:
+                c->rude = !c->rude;
+                break;
+        case 0xe2 ... 0xe4:
                 pass_time((uint64_t)arg * 10000);
                 break;
-        case 0xe4:
+        case 0xe5:
                 tenant_get(arg % 2)->hard_bytes = quotas[arg / 2 % ELEMENTSOF(quotas)];
                 break;
-        case 0xe5:
+        case 0xe6:
                 audit();
                 break;
-        default:
-                turn();
+        case 0xe7:
+                client_read(c);
+                break;
+        case 0xe8:
+                if (arg % 16 == 0)
+                        server_drain(&server);
+                break;
+        default: /* puts are what the rest lives on */
+                client_request(c, &in, KVT_MSG_PUT_COMMIT);
+                run_all_jobs();
         }
 }
 
@@ -293,6 +362,7 @@ static void end(void)
         for (size_t i = 0; i < N_CLIENTS; i++)
                 client_close(&clients[i]);
         run_all_jobs();
+        server.draining = server.stop = false;
         pass_time(3600 * 1000000ull); /* incomplete blocks, too */
         run_all_jobs();
         FUZZ_CHECK(!server.n_sessions && list_empty(&server.sessions) && list_empty(&server.requests));
@@ -313,40 +383,98 @@ static void end(void)
                 tenant_settle(&e->tenants, t);
         }
         audit();
-        FUZZ_CHECK(!e->host.tier.held_bytes && !e->host.tier.n_slabs && !e->host.tier.n_retired && !e->blocks.pool.n_used);
+        FUZZ_CHECK(e->host.tier.held_bytes == e->host.spare_bytes && !e->host.tier.n_retired && !e->blocks.pool.n_used);
         FUZZ_CHECK(!e->tenants.n_spaces && !e->tenants.n_tenants);
 }
 
+/* Whole steps are copied, moved, dropped and changed; sometimes libFuzzer does as it likes. */
+size_t LLVMFuzzerMutate(uint8_t *bytes, size_t n, size_t max);
+size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t n, size_t max, unsigned seed);
+size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t n, size_t max, unsigned seed)
+{
+        size_t n_steps = n / STEP_BYTES, at, from;
+        unsigned r = seed;
+
+        if (r % 8 == 0 || !n_steps)
+                return LLVMFuzzerMutate(bytes, n, max);
+        at = (r >> 3) % n_steps * STEP_BYTES;
+        from = (r >> 13) % n_steps * STEP_BYTES;
+        switch (r % 8) {
+        case 1:
+        case 2: /* once more, here */
+                if (n + STEP_BYTES > max)
+                        break;
+                memmove(bytes + at + STEP_BYTES, bytes + at, n - at);
+                memmove(bytes + at, bytes + (from < at ? from : from + STEP_BYTES), STEP_BYTES);
+                if (r >> 31)
+                        bytes[at + (r >> 24) % STEP_BYTES] ^= (uint8_t)(r >> 16);
+                return n + STEP_BYTES;
+        case 3:
+                memmove(bytes + at, bytes + at + STEP_BYTES, n - at - STEP_BYTES);
+                return n - STEP_BYTES;
+        case 4: { /* trade places */
+                uint8_t t[STEP_BYTES];
+                memcpy(t, bytes + at, STEP_BYTES);
+                memcpy(bytes + at, bytes + from, STEP_BYTES);
+                memcpy(bytes + from, t, STEP_BYTES);
+                return n;
+        }
+        case 5: /* another step */
+                bytes[at] = (uint8_t)(r >> 24);
+                return n;
+        }
+        from = LLVMFuzzerMutate(bytes + at, STEP_BYTES, STEP_BYTES);
+        if (from < STEP_BYTES)
+                memset(bytes + at + from, 0, STEP_BYTES - from);
+        return n;
+}
+
+static const uint8_t park[][STEP_BYTES] = {
+        {0, 2, 3, 0, 1, 0xd0}, {0xba}, {0xba}, {1, 2, 3, 0, 1}, {1, 2, 3, 0, 1}, {0xc8}, {0xd0}, {5}, {0xe2, 200}};
+static const uint8_t deaf[][STEP_BYTES] = {{0xe0}, {23, 0, 255}, {23, 0, 255}, {23, 0, 255}, {16}, {0xff}, {0xe7}, {23, 0, 255}, {0xd0}};
+/* another tenant's leases on all it has, then somebody who needs room */
+static const uint8_t leased[][STEP_BYTES] = {
+        {0xe5, 1, 0},
+        {0xff, 3, 3, 0, 0, 0xd0},
+        {0xff, 3, 3, 1, 0, 0xd0},
+        {0xff, 3, 3, 0x40, 0, 0xd0},
+        {0xff, 3, 3, 0x80, 0, 0xd0},
+        {1, 3, 3, 0, 1},
+        {1, 3, 3, 0x40, 0},
+        {1, 3, 3, 0x80, 0},
+        {0xff, 2, 3, 0, 0, 0xd0},
+        {0xff, 2, 3, 0x40, 0, 0xd0},
+        {0xff, 2, 3, 0x80, 0},
+        {0xff, 2, 3, 0xc0, 0},
+        {0xff, 2, 3, 1, 0, 0xd0},
+        {0xe2, 200},
+        {0xff, 2, 3, 2, 0, 0xd0},
+};
+
+/* For each shape, every kind of request at a few keys, in three orders. */
 static void write_seeds(const char *corpus)
 {
-        uint8_t seed[512], *p = seed;
+        uint8_t seed[64][STEP_BYTES];
         char name[16];
 
-        if (!corpus)
-                return;
-        /* a space of each shape, staging, then every request at the first keys, in three orders */
-        for (uint8_t shape = 0; shape < 10; shape++) {
-                p = seed;
-                *p++ = KVT_MSG_SPACE_OPEN - 1;
-                *p++ = 0;
-                *p++ = shape;
-                memset(p, 0, 3);
-                p += 3;
-                *p++ = KVT_MSG_STAGING_OPEN - 1;
-                *p++ = 0;
-                for (uint8_t i = 0; i < 40; i++) {
-                        static const uint8_t types[] = {KVT_MSG_PUT_COMMIT, KVT_MSG_FD_ACK,  KVT_MSG_MAP,     KVT_MSG_GET,
-                                                        KVT_MSG_PUT_BEGIN,  KVT_MSG_EXPLAIN, KVT_MSG_RELEASE, KVT_MSG_PREFETCH,
-                                                        KVT_MSG_EVENTS,     KVT_MSG_MATCH};
-                        *p++ = (uint8_t)(types[i * (shape % 3 + 1) % sizeof(types)] - 1);
-                        *p++ = i % 5 == 4;
-                        memset(p, i % 3, 6);
-                        p += 6;
-                        if (i % 2)
-                                *p++ = 0xd7, *p++ = 0;
+        fuzz_seed(corpus, "park", park, sizeof(park));
+        fuzz_seed(corpus, "deaf", deaf, sizeof(deaf));
+        fuzz_seed(corpus, "leased", leased, sizeof(leased));
+        for (unsigned shape = 0; corpus && shape < N_SHAPES; shape++) {
+                memset(seed, 0, sizeof(seed));
+                for (unsigned i = 0; i < 64; i++) {
+                        uint8_t *p = seed[i];
+                        unsigned what = i * (shape % 3 * 2 + 1) % 64;
+                        p[0] = what < 36 ? (uint8_t)what : what % 2 ? 0xff : 0xd0;
+                        p[2] = (uint8_t)(shape + i / 16);
+                        p[1] = i % 7 ? 0 : (uint8_t)(i % N_CLIENTS);
+                        p[3] = (uint8_t)(i % 4);
+                        p[4] = (uint8_t)(i % 5);
                 }
+                seed[0][0] = 0xdd; /* begins anew, with this shape */
+                seed[0][2] = (uint8_t)shape;
                 snprintf(name, sizeof(name), "%u", shape);
-                fuzz_seed(corpus, name, seed, (size_t)(p - seed));
+                fuzz_seed(corpus, name, seed, sizeof(seed));
         }
 }
 
@@ -358,8 +486,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
         FUZZ_CHECK(mkdtemp(dir));
         int n = snprintf(text, sizeof(text),
-                         "socket=%s/s\nhost_bytes=16M\nslab_bytes=2M\nprealloc_bytes=0\nhuge_pages=no\nworkers=1\n"
-                         "max_blocks=40\nmax_leases=48\nmax_spaces_tenant=6\nmax_inflight_session=24\nghost_entries=16\nstaging_bytes=2M\n"
+                         "socket=%s/s\nhost_bytes=16M\nslab_bytes=2M\nprealloc_bytes=2M\nhuge_pages=no\nworkers=1\ntenant_hard_bytes=12M\n"
+                         "max_blocks=16\nmax_leases=48\nmax_spaces_tenant=6\nmax_inflight_session=24\nghost_entries=16\nstaging_bytes=2M\n"
                          "lease_usec=1s\nput_timeout_usec=1s\nhello_timeout_usec=1s\n",
                          dir);
         assert_bind_loop();
@@ -391,9 +519,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         running = true;
         known = (struct known){};
         engine_tick(&server.engine);
-        client_hello(&clients[0]);
-        client_hello(&clients[1]);
-        client_hello(&clients[N_CLIENTS - 1]);
+        client_begin(&clients[0], 0);
+        client_begin(&clients[1], 1);
+        client_begin(&clients[N_CLIENTS - 1], 0);
+        client_begin(&clients[2], 3);
         for (int i = 0; in.n && i < N_STEPS; i++)
                 step(&in);
         end();

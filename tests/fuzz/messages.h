@@ -28,8 +28,8 @@ static inline bool error_is_named(uint32_t code)
         return false;
 }
 
-/* A packet of the daemon's, which came with this many descriptors. */
-static inline void known_learn(struct known *k, const uint8_t *packet, size_t n, size_t n_fds)
+/* A packet of the daemon's, which came with this many descriptors. Returns its type. */
+static inline uint16_t known_learn(struct known *k, const uint8_t *packet, size_t n, size_t n_fds)
 {
         static const ProtobufCMessageDescriptor *const replies[KVT_MSG_MAX] = {
                 [KVT_MSG_HELLO] = &kvtier__hello_reply__descriptor,
@@ -95,6 +95,7 @@ static inline void known_learn(struct known *k, const uint8_t *packet, size_t n,
         }
         FUZZ_CHECK(!n_fds || f.type == (KVT_MSG_MAP | KVT_REPLY) || f.type == (KVT_MSG_STAGING_OPEN | KVT_REPLY));
         protobuf_c_message_free_unpacked(m, NULL);
+        return f.type;
 }
 
 /* fields */
@@ -113,12 +114,18 @@ static inline void make_key(uint8_t *p, unsigned chain, unsigned i)
         memcpy(p, &i, 2);
 }
 
+/* Mostly the first. */
+static inline uint32_t make_shard(uint8_t x)
+{
+        return x & 4 ? x & 3 : 0;
+}
+
 /* chain and first index; how many */
 static inline ProtobufCBinaryData make_keys(struct input *in, ProtobufCBinaryData *ret_parent)
 {
         static uint8_t keys[2050 * 16], parent[16];
         uint8_t x = input_u8(in), how = input_u8(in);
-        unsigned chain = x >> 6, first = x & 31,
+        unsigned chain = x >> 6, first = x & 8 ? x & 7 : 0,
                  n = how < 0xd0   ? how % 6 + 1
                      : how < 0xf0 ? how - 0xd0u
                      : how < 0xf8 ? 2048
@@ -158,50 +165,51 @@ static inline ProtobufCBinaryData make_offsets(struct input *in, size_t n)
         if (n > 2050)
                 n = 2050;
         for (size_t i = 0; i < n; i++)
-                offsets[i] = x < 0xc0 ? i * 4096 : x < 0xe0 ? 0 : x < 0xf0 ? (uint64_t)x << 12 : UINT64_MAX - i * x;
+                offsets[i] = x < 0xc0 ? i * 1024 : x < 0xe0 ? 0 : x < 0xf0 ? (uint64_t)x << 12 : UINT64_MAX - i * x;
         return (ProtobufCBinaryData){x == 0xff ? 8 * n / 2 : 8 * n, (uint8_t *)offsets};
 }
 
-static inline size_t make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m, Kvtier__Plane *planes, Kvtier__Plane **pp)
-{
-        static const struct {
-                uint32_t n_planes, dtype, heads, dim, opaque_bytes, block_tokens, n_shards;
-        } shapes[] = {{1, KVT_DTYPE_OPAQUE, 1, 0, 256, 16, 1},    {2, KVT_DTYPE_OPAQUE, 1, 0, 128, 16, 2},
-                      {2, KVT_DTYPE_F16, 4, 64, 0, 64, 1},        {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 16, 1},
-                      {1, KVT_DTYPE_OPAQUE, 1, 0, 196608, 16, 1}, {1024, KVT_DTYPE_INT8, 1, 1, 0, 1, 1},
-                      {1, KVT_DTYPE_OPAQUE, 1, 0, 1, 1, 64},      {1, KVT_DTYPE_OPAQUE, 1, 0, 1 << 20, 8, 1},
-                      {3, KVT_DTYPE_F32, 2, 16, 0, 16, 3},        {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 32, 2}};
-        uint8_t x = input_u8(in), salt = input_u8(in);
-        static uint8_t salts[80];
-        static const char *const names[] = {"a", "b", "c", "d"};
-        unsigned shape = x % (sizeof(shapes) / sizeof(*shapes));
+static const struct shape {
+        uint32_t n_planes, dtype, heads, dim, opaque_bytes, block_tokens, n_shards;
+} shapes[] = {{1, KVT_DTYPE_OPAQUE, 1, 0, 256, 16, 1},   {2, KVT_DTYPE_OPAQUE, 1, 0, 128, 16, 2},    {2, KVT_DTYPE_F16, 4, 64, 0, 64, 1},
+              {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 16, 1}, {1, KVT_DTYPE_OPAQUE, 1, 0, 98304, 16, 1},  {1024, KVT_DTYPE_INT8, 1, 1, 0, 1, 1},
+              {1, KVT_DTYPE_OPAQUE, 1, 0, 1, 1, 64},     {1, KVT_DTYPE_OPAQUE, 1, 0, 1 << 20, 8, 1}, {3, KVT_DTYPE_F32, 2, 16, 0, 16, 3},
+              {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 32, 2}};
+enum { N_SHAPES = sizeof(shapes) / sizeof(*shapes) };
 
-        m->name = (char *)names[salt & 3];
-        m->salt = (ProtobufCBinaryData){(size_t)salt >> 2, salts};
-        m->block_tokens = shapes[shape].block_tokens;
-        m->n_shards = shapes[shape].n_shards;
-        m->n_planes = shapes[shape].n_planes;
-        m->planes = pp;
+static inline void make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m)
+{
+        static const char *const names[] = {"a", "b", "c", "d"};
+        static Kvtier__Plane planes[KVT_PLANES_MAX], *pointers[KVT_PLANES_MAX];
+        static uint8_t salt_bytes[128];
+        uint8_t x = input_u8(in), salt = input_u8(in);
+        const struct shape *s = &shapes[x % N_SHAPES];
+
+        m->name = (char *)names[x % N_SHAPES & 3];
+        m->salt = (ProtobufCBinaryData){salt < 0xc0 ? x % N_SHAPES : salt >> 1, salt_bytes};
+        m->block_tokens = s->block_tokens;
+        m->n_shards = s->n_shards;
+        m->n_planes = s->n_planes;
+        m->planes = pointers;
         for (size_t i = 0; i < m->n_planes; i++) {
                 kvtier__plane__init(&planes[i]);
-                pp[i] = &planes[i];
+                pointers[i] = &planes[i];
                 planes[i].layer = (uint32_t)i;
-                planes[i].dtype = shapes[shape].dtype;
-                planes[i].heads = shapes[shape].heads;
-                planes[i].dim = shapes[shape].dim;
-                planes[i].opaque_bytes = shapes[shape].opaque_bytes;
+                planes[i].dtype = s->dtype;
+                planes[i].heads = s->heads;
+                planes[i].dim = s->dim;
+                planes[i].opaque_bytes = s->opaque_bytes;
                 planes[i].window_tokens = (uint32_t)(i % 3);
         }
         if (x >= 0xe0) { /* any numbers */
-                m->block_tokens = (uint32_t)input_number(in, 4);
-                m->n_shards = (uint32_t)input_number(in, 2);
+                m->block_tokens = (uint32_t)input_number(in, 2);
+                m->n_shards = (uint32_t)input_number(in, 1);
                 planes[0].role = (uint32_t)input_number(in, 1);
                 planes[0].dtype = (uint32_t)input_number(in, 1);
-                planes[0].heads = (uint32_t)input_number(in, 4);
-                planes[0].dim = (uint32_t)input_number(in, 4);
+                planes[0].heads = (uint32_t)input_number(in, 1);
+                planes[0].dim = (uint32_t)input_number(in, 2);
                 planes[0].opaque_bytes = (uint32_t)input_number(in, 4);
         }
-        return x;
 }
 
 #define MAKE(type, message)                                                                                                                \
@@ -212,7 +220,6 @@ static inline size_t make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m
 /* Packs a request of this type at body, which has room for a packet. Returns its length. */
 static inline size_t message_make(const struct known *k, struct input *in, uint16_t type, uint8_t *body)
 {
-        static Kvtier__Plane planes[KVT_PLANES_MAX], *pp[KVT_PLANES_MAX];
         static uint8_t data[KVT_PACKET_MAX];
         static uint32_t slabs[KNOWN_MAX];
         size_t n = 0, n_keys;
@@ -229,14 +236,14 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
         }
         case KVT_MSG_SPACE_OPEN: {
                 MAKE(SpaceOpenRequest, space_open_request);
-                make_geometry(in, &m, planes, pp);
+                make_geometry(in, &m);
                 MADE;
                 break;
         }
         case KVT_MSG_STAGING_OPEN: {
                 MAKE(StagingOpenRequest, staging_open_request);
                 uint8_t x = input_u8(in);
-                m.bytes = x ? (uint64_t)x << x % 57 : 1 << 20;
+                m.bytes = x ? (uint64_t)x << x % 57 : 2 << 20;
                 MADE;
                 break;
         }
@@ -253,7 +260,7 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, &m.parent);
                 uint8_t x = input_u8(in);
-                m.shard = x & 3;
+                m.shard = make_shard(x);
                 m.replace = x >> 7;
                 MADE;
                 break;
@@ -265,7 +272,7 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 n_keys = m.keys.len / 16;
                 m.offsets = make_offsets(in, n_keys);
                 uint8_t x = input_u8(in);
-                m.shard = x & 3;
+                m.shard = make_shard(x);
                 m.replace = x >> 7;
                 if (x & 0x40)
                         m.reservations = make_numbers(in, k->reservations, k->n_reservations, n_keys);
@@ -285,7 +292,7 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, NULL);
                 uint8_t x = input_u8(in);
-                m.shard = x & 3;
+                m.shard = make_shard(x);
                 m.releases = make_numbers(in, k->leases, k->n_leases, x >> 6);
                 MADE;
                 break;
@@ -311,7 +318,7 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, NULL);
                 m.offsets = make_offsets(in, m.keys.len / 16);
-                m.shard = input_u8(in) & 3;
+                m.shard = make_shard(input_u8(in));
                 MADE;
                 break;
         }
