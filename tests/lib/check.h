@@ -65,11 +65,6 @@ _Noreturn void check_skip(const char *why);
 #ifndef CHECK_SLOW
 #define CHECK_SLOW 1
 #endif
-#if defined(__SANITIZE_ADDRESS__)
-#define CHECK_ASAN 1
-#else
-#define CHECK_ASAN 0
-#endif
 
 uint64_t check_now_usec(void);
 

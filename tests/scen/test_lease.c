@@ -106,6 +106,66 @@ static void test_lease_lost_after_the_deadline(void **state)
         daemon_end(&d);
 }
 
+static void read_and_be_stopped(void *arg)
+{
+        enum { PART = 256 << 10 };
+        struct side *x = arg;
+        struct pattern_space sp;
+        kvt *c = pattern_open(x->d, 0);
+
+        PATTERN_SPACE(&sp, c, .part_bytes = PART);
+        CHECK_OK(kvt_map(sp.s, keys, 8, maps, statuses));
+        CHECK_EQ(pattern_count(statuses, 8, 0), 8);
+        meeting_at(&x->meet, 1); /* here the parent stops us */
+        meeting_at(&x->meet, 1);
+        CHECK_IS(kvt_unmap(sp.s, maps, 8, statuses), KVT_E_LEASE_LOST);
+        CHECK_EQ(pattern_count(statuses, 8, KVT_E_LEASE_LOST), 8);
+        CHECK_OK(pattern_get(&sp, keys, 8, 0, statuses)); /* nor does it get what took their place */
+        CHECK_EQ(pattern_count(statuses, 8, KVT_E_MISS), 8);
+        kvt_space_close(sp.s);
+        kvt_close(c);
+}
+
+static void test_a_client_stopped_past_its_deadline(void **state)
+{
+        enum { PART = 256 << 10 };
+        struct pattern_space sp;
+        struct daemon d;
+        struct side x;
+
+        DAEMON_START(&d, "--lease_usec=100ms", "--host_bytes=16M");
+        x.d = &d;
+        meeting_init(&x.meet);
+        pattern_keys(1, 0, 512, keys);
+        static struct raw r; /* no thread before the fork */
+        raw_open(&r, d.socket);
+        raw_hello(&r);
+        uint32_t space = raw_space(&r, "model", PART, 1);
+        raw_staging(&r, PART);
+        for (int i = 0; i < 8; i++) {
+                pattern_fill(r.staging, PART, &keys[i], 0, 0);
+                CHECK_OK(raw_put(&r, space, 0, NULL, &keys[i], 1, 0, statuses));
+                CHECK_OK(statuses[0]);
+        }
+        pid_t pid = child_start(read_and_be_stopped, &x);
+        meeting_at(&x.meet, 0);
+        kill(pid, SIGSTOP);
+        kvt *c = pattern_open(&d, 0);
+        PATTERN_SPACE(&sp, c, .part_bytes = PART);
+        WAIT_FOR(daemon_status(&d).n_leases == 0, 3000); /* the daemon waits for nobody */
+        for (int i = 0; i < 200; i++)
+                CHECK_OK(pattern_put(&sp, NULL, &keys[100 + i], 1, 0, 0, statuses));
+        CHECK_EQ(pattern_match(&sp, keys, 1), 0);
+        kill(pid, SIGCONT);
+        meeting_at(&x.meet, 0);
+        child_join(pid);
+        meeting_deinit(&x.meet);
+        raw_close(&r);
+        kvt_space_close(sp.s);
+        kvt_close(c);
+        daemon_end(&d);
+}
+
 static void recycle(void *arg)
 {
         struct side *x = arg;
@@ -295,6 +355,7 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 TEST(test_a_client_killed_gives_its_leases_back_at_once),
                 TEST(test_lease_lost_after_the_deadline),
+                TEST(test_a_client_stopped_past_its_deadline),
                 TEST(test_gets_under_recycling_are_right_or_refused),
                 TEST(test_fork_does_not_share_the_connection),
                 TEST(test_leases_that_cover_the_quota),

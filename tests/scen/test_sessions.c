@@ -303,6 +303,83 @@ static void test_descriptors_that_nobody_reads(void **state)
         daemon_end(&d);
 }
 
+/* An answer with descriptors waits behind others that are not read; when those are, the kernel takes no descriptors. Then it waits for a timer, not
+ * for the socket, which would be writable all the time; and it comes when there is room. Which number of unread answers just fills a socket is the
+ * kernel's secret, so a session for each number. */
+static void test_descriptors_wait_their_turn_in_the_queue(void **state)
+{
+        enum { HOARDERS = 14, SESSIONS = 48, FILES = 160 };
+        static struct raw hoarders[HOARDERS], r[SESSIONS];
+        static uint8_t data[60000];
+        static bool stuck[SESSIONS], asked[SESSIONS];
+        Kvtier__MapRequest q = KVTIER__MAP_REQUEST__INIT;
+        Kvtier__PingRequest ping = KVTIER__PING_REQUEST__INIT;
+        struct daemon d;
+        int n_stuck = 0;
+
+        if (geteuid() != 0)
+                check_skip("the daemon needs a user of its own with a low limit of files: run as root");
+        daemon_user(40000 + (uid_t)getpid() % 20000, FILES);
+        DAEMON_START(&d);
+        enter(&a, &d);
+        uint32_t space = fill_slabs(&a, 16);
+        q.space = space;
+        q.keys = (ProtobufCBinaryData){16 * 16, keys[0].bytes};
+        ping.data = (ProtobufCBinaryData){sizeof(data), data};
+        for (int i = 0; i < HOARDERS; i++) {
+                enter(&hoarders[i], &d);
+                raw_send(&hoarders[i], KVT_MSG_MAP, 9, &q);
+        }
+        for (int i = 0; i < SESSIONS; i++) {
+                enter(&r[i], &d);
+                fcntl(r[i].fd, F_SETFL, O_NONBLOCK); /* what the daemon does not take in is not sent */
+                r[i].last_id = 0;
+                for (int tries = 0; r[i].last_id < (uint32_t)i && tries < 20; tries++)
+                        if (raw_send(&r[i], KVT_MSG_PING, r[i].last_id + 1, &ping) == 0) {
+                                r[i].last_id++;
+                                tries = 0;
+                        } else {
+                                usleep(1000);
+                        }
+                asked[i] = false;
+                for (int tries = 0; !asked[i] && tries < 20; tries++) {
+                        asked[i] = raw_send(&r[i], KVT_MSG_MAP, 99, &q) == 0;
+                        usleep(1000);
+                }
+        }
+        usleep(50000);
+        for (int i = SESSIONS - 1; i >= 0; i--) {
+                for (uint32_t k = 1; k <= r[i].last_id; k++) {
+                        CHECK_EQ(raw_recv(&r[i], RAW_TIMEOUT_MSEC), RAW_PACKET);
+                        CHECK_EQ(r[i].f.request_id, k);
+                }
+                enum raw_got got = raw_recv(&r[i], 30);
+                stuck[i] = got == RAW_NOTHING && asked[i];
+                n_stuck += stuck[i];
+                CHECK(got != RAW_CLOSED);
+        }
+        uint64_t cpu = daemon_cpu_usec(&d);
+        for (int i = 0; i < 50; i++)
+                CHECK(raw_alive(&a));
+        usleep(500000);
+        CHECK(daemon_cpu_usec(&d) - cpu < 150000 * CHECK_SLOW);
+        for (int i = 0; i < HOARDERS; i++)
+                raw_close(&hoarders[i]);
+        for (int i = 0; i < SESSIONS; i++)
+                if (stuck[i]) {
+                        CHECK_EQ(raw_recv(&r[i], RAW_TIMEOUT_MSEC), RAW_PACKET);
+                        CHECK_EQ(r[i].f.request_id, 99);
+                        CHECK_EQ(r[i].n_fds, 16);
+                }
+        if (!n_stuck)
+                print_message("no socket was filled to the brim: nothing shown\n");
+        for (int i = 0; i < SESSIONS; i++)
+                raw_close(&r[i]);
+        raw_close(&a);
+        WAIT_FOR(daemon_audit(&d).n_leases == 0, 2000);
+        daemon_end(&d);
+}
+
 /* events */
 
 struct seen {
@@ -426,6 +503,7 @@ int main(void)
                 TEST(test_a_client_that_does_not_read),
                 TEST(test_one_packet_of_descriptors_at_a_time),
                 TEST(test_descriptors_that_nobody_reads),
+                TEST(test_descriptors_wait_their_turn_in_the_queue),
                 TEST(test_events_tell_what_comes_and_goes),
                 TEST(test_events_that_are_not_read_are_counted),
         };
