@@ -429,26 +429,27 @@ size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t n, size_t max, unsigned se
         return n;
 }
 
-static const uint8_t park[][STEP_BYTES] = {
-        {0, 2, 3, 0, 1, 0xd0}, {0xba}, {0xba}, {1, 2, 3, 0, 1}, {1, 2, 3, 0, 1}, {0xc8}, {0xd0}, {5}, {0xe2, 200}};
+static const uint8_t park[][STEP_BYTES] = {{0, 0, 3, 0, 1, 0xd0}, {0xba}, {0xba}, {5}, {1, 0, 3, 0, 1},
+                                           {1, 0, 3, 0, 1},       {0xc8}, {0xd0}, {5}, {0xe2, 200}};
 static const uint8_t deaf[][STEP_BYTES] = {{0xe0}, {23, 0, 255}, {23, 0, 255}, {23, 0, 255}, {16}, {0xff}, {0xe7}, {23, 0, 255}, {0xd0}};
 /* another tenant's leases on all it has, then somebody who needs room */
 static const uint8_t leased[][STEP_BYTES] = {
-        {0xe5, 1, 0},
-        {0xff, 3, 3, 0, 0, 0xd0},
-        {0xff, 3, 3, 1, 0, 0xd0},
-        {0xff, 3, 3, 0x40, 0, 0xd0},
-        {0xff, 3, 3, 0x80, 0, 0xd0},
-        {1, 3, 3, 0, 1},
-        {1, 3, 3, 0x40, 0},
-        {1, 3, 3, 0x80, 0},
-        {0xff, 2, 3, 0, 0, 0xd0},
-        {0xff, 2, 3, 0x40, 0, 0xd0},
-        {0xff, 2, 3, 0x80, 0},
-        {0xff, 2, 3, 0xc0, 0},
-        {0xff, 2, 3, 1, 0, 0xd0},
+        {24, 3, 3, 0},
+        {0xff, 3, 4, 0, 0, 0xd0},
+        {0xff, 3, 4, 0x40, 0, 0xd0},
+        {0xff, 3, 4, 0x80, 0, 0xd0},
+        {0xff, 3, 4, 0xc0, 0, 0xd0},
+        {1, 3, 4, 0, 0},
+        {1, 3, 4, 0x40, 0},
+        {1, 3, 4, 0x80, 0},
+        {1, 3, 4, 0xc0, 0},
+        {0xff, 0, 3, 0, 0, 0xd0},
+        {0xff, 0, 3, 0x40},
+        {0xff, 0, 3, 0x80, 0, 0xd0},
+        {0xff, 0, 3, 0xc0, 0, 0xd0},
+        {0xff, 0, 3, 0, 3, 0xd0},
         {0xe2, 200},
-        {0xff, 2, 3, 2, 0, 0xd0},
+        {0xff, 0, 3, 1, 5, 0xd0},
 };
 
 /* For each shape, every kind of request at a few keys, in three orders. */
