@@ -153,6 +153,7 @@ static void op_finish(struct op *o)
         if (o->is_reserve)
                 kvt_put_abort(s, o->reservations, o->n_keys);
         kvt_op_free(o->op);
+        o->op = NULL;
         o->used = false;
 }
 
