@@ -309,6 +309,35 @@ static void test_two_processes_put_the_same_keys(void **state)
         daemon_end(&d);
 }
 
+/* Without asking first, as the library does: the daemon itself keeps the first copy, and copies nothing. */
+static void test_the_daemon_keeps_the_first_copy(void **state)
+{
+        struct pattern_space sp;
+        struct daemon d;
+
+        DAEMON_START(&d);
+        enter(&a, &d);
+        uint32_t space = raw_space(&a, "model", 4096, 1);
+        raw_staging(&a, 1 << 20);
+        pattern_keys(1, 0, 4, keys);
+        for (int flavour = 0; flavour < 2; flavour++) {
+                for (int i = 0; i < 4; i++)
+                        pattern_fill(a.staging + i * 4096, 4096, &keys[i], 0, flavour);
+                CHECK_OK(raw_put(&a, space, 0, NULL, keys, 4, 4096, statuses));
+                CHECK_EQ(pattern_count(statuses, 4, flavour ? KVT_E_EXISTS : 0), 4);
+        }
+        CHECK_EQ(daemon_counter(&d, "puts"), 4);
+        CHECK_EQ(daemon_counter(&d, "put_exists"), 4);
+        kvt *c = pattern_open(&d, 0);
+        PATTERN_SPACE(&sp, c, .part_bytes = 4096);
+        CHECK_OK(pattern_get(&sp, keys, 4, 0, statuses));
+        CHECK_EQ(pattern_count(statuses, 4, 0), 4);
+        kvt_space_close(sp.s);
+        kvt_close(c);
+        raw_close(&a);
+        daemon_end(&d);
+}
+
 /* The same, deterministic: the second offer waits for the first, in one daemon pass. */
 static void test_an_offer_under_way_makes_another_wait(void **state)
 {
@@ -381,6 +410,7 @@ int main(void)
                 TEST(test_cancel_of_a_pipelined_put),
                 TEST(test_more_under_way_than_allowed),
                 TEST(test_two_processes_put_the_same_keys),
+                TEST(test_the_daemon_keeps_the_first_copy),
                 TEST(test_an_offer_under_way_makes_another_wait),
                 TEST(test_an_offer_that_waits_ends_with_its_session),
         };
