@@ -269,6 +269,43 @@ static void test_hup_reloads_what_may_change(void **state)
         daemon_end(&d);
 }
 
+/* Leases and reservations of before keep their long deadlines; those of after do not wait behind them. */
+static void test_hup_that_shortens_deadlines(void **state)
+{
+        struct kvt_put_entry put[2];
+        struct kvt_map_entry e;
+        struct daemon d;
+
+        DAEMON_START(&d);
+        daemon_write_config(&d, "lease_usec = 1h\nput_timeout_usec = 1h\n");
+        kill(d.pid, SIGHUP);
+        WAIT_FOR(lease_usec(&d) == 3600000000ull, 2000);
+        enter(&a, &d);
+        uint32_t space = raw_space(&a, "m", 4096, 1);
+        raw_staging(&a, 1 << 20);
+        pattern_keys(1, 0, 3, keys);
+        CHECK_OK(raw_put(&a, space, 0, NULL, keys, 1, 4096, statuses));
+        CHECK_OK(raw_map(&a, space, 0, keys, 1, &e));
+        raw_ack_fds(&a);
+        CHECK_OK(raw_put_begin(&a, space, &keys[1], 1, &put[0]));
+        daemon_write_config(&d, "lease_usec = 100ms\nput_timeout_usec = 100ms\n");
+        kill(d.pid, SIGHUP);
+        WAIT_FOR(lease_usec(&d) == 100000, 2000);
+        CHECK_OK(raw_map(&a, space, 0, keys, 1, &e));
+        CHECK_OK(raw_put_begin(&a, space, &keys[2], 1, &put[1]));
+        CHECK_OK(put[1].status);
+        WAIT_FOR(daemon_status(&d).n_leases == 1, 2000);
+        WAIT_FOR(daemon_status(&d).n_reservations == 1, 2000);
+        usleep(200000);
+        CHECK_EQ(daemon_status(&d).n_leases, 1);
+        CHECK_OK(raw_put_commit(&a, space, put, 2, 4096, statuses));
+        CHECK_OK(statuses[0]);
+        CHECK_IS(statuses[1], KVT_E_UNKNOWN_RESERVATION);
+        raw_close(&a);
+        WAIT_FOR(daemon_audit(&d).n_leases == 0, 2000);
+        daemon_end(&d);
+}
+
 static void test_hup_with_a_broken_file_changes_nothing(void **state)
 {
         struct daemon d;
@@ -442,6 +479,7 @@ int main(void)
                 TEST(test_int_ends_at_once_when_nothing_is_under_way),
                 TEST(test_the_end_does_not_wait_longer_than_configured),
                 TEST(test_hup_reloads_what_may_change),
+                TEST(test_hup_that_shortens_deadlines),
                 TEST(test_hup_with_a_broken_file_changes_nothing),
                 TEST(test_hup_changes_quotas_of_tenants_that_are_there),
                 TEST(test_check_config_says_where_and_what),
