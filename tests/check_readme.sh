@@ -15,7 +15,7 @@ check() {
 sed -n '/^```c$/,/^```$/p' README.md | sed '1d;$d' | cmp -s - libclient/examples/embed.c
 check $? "the program differs from libclient/examples/embed.c"
 for row in $(sed -n 's/^| `\([a-z0-9_]*\)` |.*|.*|.*|.*$/\1/p' README.md); do
-	grep -rq "\"$row\"" tests/bench || grep -q "^PARAM([A-Z]*, $row," daemon/params.def
+	grep -rqE "\"$row(%s)?\"" tests/bench || grep -q "^PARAM([A-Z]*, $row," daemon/params.def
 	check $? "no benchmark writes a row '$row'"
 done
 for target in $(grep -o '^    make [a-z-]*\|`make [a-z-]*`' README.md | tr -d '`' | awk '{print $2}' | sort -u); do
