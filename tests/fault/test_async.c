@@ -1,6 +1,6 @@
 /* Engines with event loops, and a daemon that dies and comes back: many operations under way at once on each connection, some cancelled, some whose
  * handles are given back at once, some left over when the connection is closed; beside the loop a second thread calls synchronously, and takes
- * the loop's completions as they come. Clients are killed, too.
+ * the loop's completions as they come. Clients are killed, too, and the configuration changes all the time.
  *
  * Every operation must be done exactly once, with an outcome that the manual allows; every byte that counts as got must be right. At the end
  * nothing is left of anybody.
@@ -50,6 +50,7 @@ struct engine {
         kvt *c;
         struct pattern_space spaces[SPACES];
         struct slot slots[SLOTS];
+        uint32_t flags; /* the connection's */
         unsigned seed;
         bool stop; /* atomic */
 };
@@ -73,6 +74,7 @@ static bool went(int r)
         case KVT_E_AGAIN:
         case KVT_E_AGAIN_LEASED:
         case KVT_E_QUOTA:
+        case KVT_E_TOO_LARGE: /* for so small a staging */
         case KVT_E_DISCONNECTED:
         case KVT_E_RESTARTED:
         case KVT_E_CANCELLED:
@@ -341,7 +343,9 @@ static void loop(struct engine *e, uint64_t until_usec)
                         o->n = 1 + below(&e->seed, CHAIN);
                         pattern_keys(below(&e->seed, CHAINS), 0, CHAIN, o->keys);
                         static const uint8_t kinds[] = {PUT, PUT, PUT, GET, GET, MAP, MAP, RESERVE, MATCH, PREFETCH, DROP, EXPLAIN, STAT};
-                        slot_start(o, (enum kind)kinds[below(&e->seed, sizeof(kinds))]);
+                        enum kind kind = (enum kind)kinds[below(&e->seed, sizeof(kinds))];
+                        if (kind != MAP || !(e->flags & KVT_OPEN_NO_MAP))
+                                slot_start(o, kind);
                 }
         }
 }
@@ -390,7 +394,9 @@ static void client(void *arg)
         }
         while (check_now_usec() < x->until_usec) {
                 kvt_options o = {.struct_size = sizeof(o), .path = x->d->socket, .staging_bytes = 1 << 20, .timeout_usec = 20000000};
-                o.flags = (below(&e->seed, 3) ? 0 : KVT_OPEN_NO_THREAD) | (below(&e->seed, 4) ? 0 : KVT_OPEN_NO_RECONNECT);
+                o.flags = (below(&e->seed, 3) ? 0 : KVT_OPEN_NO_THREAD) | (below(&e->seed, 4) ? 0 : KVT_OPEN_NO_RECONNECT) |
+                          (below(&e->seed, 4) ? 0 : KVT_OPEN_NO_MAP);
+                e->flags = o.flags;
                 if (went(kvt_open(&o, &e->c)))
                         live(e);
                 else
@@ -421,6 +427,17 @@ static void replace_daemon(struct daemon *d, const pid_t *pids, unsigned *seed)
                 kill(pids[i], SIGCONT);
 }
 
+/* Quotas below what is held, eviction far from full, other staging: taken over as it runs. */
+static void reload(const struct daemon *d, unsigned *seed)
+{
+        static const char *const texts[] = {"tenant_hard_bytes = 6M\n", "tenant_hard_bytes = 12M\nbusy_poll_usec = 50us\n",
+                                            "evict_high_pct = 50\nevict_low_pct = 30\n", "staging_bytes = 64K\nmax_inflight_session = 8\n",
+                                            ""};
+
+        daemon_write_config(d, texts[below(seed, sizeof(texts) / sizeof(*texts))]);
+        kill(d->pid, SIGHUP);
+}
+
 static void test_operations_while_daemons_die(void **state)
 {
         const char *given = getenv("STORM_SEC"), *given_seed = getenv("SEED");
@@ -444,6 +461,8 @@ static void test_operations_while_daemons_die(void **state)
         }
         while (check_now_usec() < until) {
                 usleep(100000 + below(&seed, 300000));
+                if (below(&seed, 2))
+                        reload(&d, &seed);
                 if (below(&seed, 3)) {
                         replace_daemon(&d, pids, &seed);
                         n_daemons++;
