@@ -32,6 +32,7 @@ struct slot { /* an operation; owned by the loop's thread but for n_done and sta
         bool busy;
         int n_done; /* atomic */
         int status;
+        uint64_t keep_usec; /* looked at no sooner: mappings may have lost their leases by then */
         kvt_op *op; /* NULL: given back */
         const struct pattern_space *space;
         size_t n;
@@ -220,6 +221,7 @@ static bool slot_start(struct slot *o, enum kind kind)
 
         o->kind = kind;
         o->n_done = 0;
+        o->keep_usec = kind == MAP && !below(seed, 3) ? check_now_usec() + below(seed, 150000) : 0;
         o->op = NULL;
         memset(o->statuses, 0, sizeof(o->statuses));
         o->busy = !start_kind(o, below(seed, 2));
@@ -335,7 +337,7 @@ static void loop(struct engine *e, uint64_t until_usec)
                 int r = kvt_process(e->c);
                 CHECK(r == 0 || r == KVT_E_DISCONNECTED);
                 for (struct slot *o = e->slots; o < e->slots + SLOTS; o++) {
-                        if (o->busy && __atomic_load_n(&o->n_done, __ATOMIC_ACQUIRE))
+                        if (o->busy && __atomic_load_n(&o->n_done, __ATOMIC_ACQUIRE) && check_now_usec() >= o->keep_usec)
                                 slot_finish(o);
                         if (o->busy || !below(&e->seed, 3))
                                 continue;
