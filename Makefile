@@ -95,11 +95,11 @@ check-static: bins
 	$(Q)for t in tests/check_*.sh; do $$t || exit 1; done
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format --dry-run -Werror
 
-## check-long  the storm, for minutes, under ASan and TSan
+## check-long  the storms, for minutes, under ASan and TSan
 check-long: deps
 	+$(Q)$(MAKE) SAN=address tests
 	+$(Q)$(MAKE) SAN=thread tests
-	$(Q)for v in address thread; do STORM_SEC=$${STORM_SEC:-300} build/$$v-gcc/tests/fault/test_storm || exit 1; done
+	$(Q)for v in address thread; do for t in test_storm test_async; do STORM_SEC=$${STORM_SEC:-300} build/$$v-gcc/tests/fault/$$t || exit 1; done; done
 
 ## bench       measure against the machine's limits; writes build/bench.json (BENCH_QUICK=1: short)
 bench: deps
