@@ -202,8 +202,10 @@ static void answer_map(const Kvtier__MapRequest *q, bool odd)
                                 entries[i].status = input_u8(&in);
                         if (x & 2)
                                 entries[i].slab = input_u8(&in);
-                        if (x & 4)
-                                entries[i].offset = input_number(&in, x & 64 ? 8 : 3);
+                        if (x & 4) /* near the end, anywhere, or far out */
+                                entries[i].offset = x & 64   ? input_number(&in, 8)
+                                                    : x & 32 ? SLAB_BYTES - 8u * input_u8(&in)
+                                                             : 8 * input_number(&in, 2);
                         if (x & 8)
                                 entries[i].generation = input_u8(&in);
                         if (x & 16)
