@@ -22,6 +22,7 @@ static kvt *conn;
 static kvt_space *spaces[N_SPACES];
 static struct op {
         bool used, is_map, is_reserve, is_get;
+        bool given; /* its tickets are those of another operation now, too */
         int n_done, status;
         kvt_op *op;
         kvt_key keys[KEYS_AN_OP];
@@ -145,7 +146,7 @@ static void op_finish(struct op *o)
                         FUZZ_CHECK(!o->mappings[i].data);
                 if (o->is_reserve && o->status)
                         FUZZ_CHECK(!o->reservations[i].data);
-                if (o->is_reserve && o->reservations[i].data)
+                if (o->is_reserve && o->reservations[i].data && !o->given)
                         memset(o->reservations[i].data, 1, PART_BYTES);
         }
         if (o->is_map)
@@ -212,6 +213,7 @@ static void op_start(uint8_t what)
                 if (other != o && other->used && other->n_done && other->is_reserve && other->i_space == o->i_space) {
                         memcpy(o->reservations, other->reservations, sizeof(o->reservations));
                         o->n_keys = other->n_keys;
+                        other->given = true;
                         if (first & 64)
                                 o->reservations[0].priv[0] ^= first;
                 }
@@ -341,6 +343,7 @@ static void step(void)
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
         const char *corpus = fuzz_corpus(*argc, *argv);
+        uint8_t all[12 * 27];
         char name[16];
 
         daemon_init();
@@ -349,7 +352,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
                                         0xa0,  0, 0xb8, 0xa0, 0, 0xb8, i,    0xc0, 9,    0, 0,    0,    0};
                 snprintf(name, sizeof(name), "%u", i);
                 fuzz_seed(corpus, name, seed, sizeof(seed));
+                memcpy(all + i * sizeof(seed), seed, sizeof(seed));
         }
+        fuzz_seed(corpus, "all", all, sizeof(all));
         return 0;
 }
 
