@@ -17,7 +17,7 @@ V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
 MAKEFLAGS += --no-builtin-rules
 
-PKGS := libsystemd libprotobuf-c libsodium inih jansson
+PKGS := libsystemd liburing libprotobuf-c libsodium inih jansson
 variant := $(if $(SAN),$(SAN)-)$(notdir $(CC))
 B := build/$(variant)
 G := build/gen
@@ -35,7 +35,7 @@ ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g $(WARN) -fPIC -fvisibility=hidde
 	-DKVT_RELEASE='"$(MAJOR).$(MINOR).$(PATCH)"' -DPREFIX='"$(PREFIX)"' $(CFLAGS)
 ALL_LDFLAGS = $(sanflags) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
 LIBS_CLIENT := -lprotobuf-c -lsodium -lpthread
-LIBS_DAEMON := -lsystemd -lprotobuf-c -lsodium -linih -lpthread
+LIBS_DAEMON := -lsystemd -luring -lprotobuf-c -lsodium -linih -lpthread
 
 gen := $(G)/proto/kvtier.pb-c.c $(G)/include/kvtier.h
 src_lib := $(wildcard libclient/*.c libclient/codec/*.c)

@@ -54,7 +54,8 @@ enum kvt_message {
         KVT_MSG_EVENTS = 19,
         KVT_MSG_CANCEL = 20, /* one way: the cancelled request itself is answered */
         KVT_MSG_PING = 21,
-        KVT_MSG_MAX = 22,
+        KVT_MSG_DEVICE = 22,
+        KVT_MSG_MAX = 23,
 
         KVT_REPLY = 0x8000,
         /* daemon to client, without a request */

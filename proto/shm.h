@@ -74,7 +74,7 @@ struct kvt_block_entry {
         uint32_t n_children; /* 64: that many or more */
         uint16_t leases;
         uint8_t n_parts; /* parts present */
-        uint8_t tier;
+        uint8_t tiers; /* where whole copies are: 1 host, 2 nvme */
         uint32_t zero;
 };
 static_assert(sizeof(struct kvt_block_entry) == 64, "layout");

@@ -84,7 +84,9 @@ void engine_collect(struct engine *e)
         while (!list_empty(&done)) {
                 struct job *j = list_first(&done, struct job, link);
                 list_remove(&j->link);
-                if (j->work == slab_populate_work || j->work == slab_release_work)
+                if (j->done)
+                        j->done(j);
+                else if (j->work == slab_populate_work || j->work == slab_release_work)
                         host_job_done(&e->host, container_of(j, struct slab, job));
                 else
                         xfer_complete(e, container_of(j, struct xfer, job));

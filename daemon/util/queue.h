@@ -14,6 +14,7 @@
 struct job {
         struct list link; /* owned by whoever owns the job */
         void (*work)(struct job *); /* runs on a worker; set before submit */
+        void (*done)(struct job *); /* runs on the loop when it comes back; NULL: whoever collects knows what it is */
         bool background; /* taken only when nothing urgent waits */
 };
 

@@ -135,7 +135,7 @@ json_t *block_json(const struct kvt_block_entry *entry)
                                    memcmp(entry->parent, none, 16) ? format_key(entry->parent).text : "", "bytes",
                                    number_json(entry->bytes), "idle_sec", (json_int_t)entry->idle_sec, "age_sec",
                                    (json_int_t)entry->age_sec, "hits", (json_int_t)entry->hits, "n_children", (json_int_t)entry->n_children,
-                                   "leases", entry->leases, "n_parts", entry->n_parts, "tier", entry->tier);
+                                   "leases", entry->leases, "n_parts", entry->n_parts, "tiers", entry->tiers);
 
         return object;
 }
