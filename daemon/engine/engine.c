@@ -1,12 +1,102 @@
 #include <string.h>
 
+#include "daemon/engine/demote.h"
 #include "daemon/engine/engine.h"
+#include "daemon/engine/load.h"
 #include "daemon/engine/reclaim.h"
 #include "daemon/engine/xfer.h"
 #include "daemon/io/worker.h"
 #include "daemon/policy/evict.h"
 #include "daemon/util/clock.h"
+#include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
+
+/* A record left the catalog: what the tree believes of it changes. */
+static void on_gone(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], int why, void *arg)
+{
+        struct engine *e = arg;
+        uint32_t i = blocks_find(&e->blocks, s->id, key);
+        struct block *k = i != POOL_NONE ? block_at(&e->blocks, i) : NULL;
+
+        if (k) {
+                k->stored = false;
+                if (k->state != BLOCK_RESIDENT || block_part(k, s, shard)->at.slab)
+                        return;
+                engine_kill(e, i, KVT_WHY_EVICTED);
+        } else {
+                for (uint32_t other = 0; other < s->geometry.n_shards; other++)
+                        if (other != shard && !engine_has_record(e, s, other, key))
+                                return; /* it was no whole block before */
+                if (e->on_removed)
+                        e->on_removed(e, s, key);
+        }
+        ghosts_add(&e->ghosts, s->id, key, (uint8_t)why, e->now_sec);
+}
+
+static bool is_needed(struct nvme *n, struct space *s, const uint8_t key[16], void *arg)
+{
+        struct engine *e = arg;
+        uint32_t i = blocks_find(&e->blocks, s->id, key);
+
+        return i != POOL_NONE && block_at(&e->blocks, i)->stub;
+}
+
+static void on_room(struct nvme *n, void *arg)
+{
+        struct engine *e = arg;
+
+        e->room = true;
+}
+
+static void on_settle(struct nvme *n, struct space *s, void *arg)
+{
+        engine_settle_space(arg, s);
+}
+
+static int init_nvme(struct engine *e)
+{
+        const struct params *p = &e->conf->p;
+        struct nvme_options o = {
+                .segment_bytes = p->nvme_segment_bytes & ~((1ull << 20) - 1),
+                .file_bytes = p->nvme_bytes,
+                .buffer_bytes = align_up(p->nvme_buffer_bytes, FORMAT_PAGE_BYTES),
+                .timeout_usec = p->nvme_timeout_usec,
+                .scrub_bytes_sec = p->nvme_scrub_bytes_sec,
+                .depth = (unsigned)p->nvme_queue_depth,
+                .poll = p->nvme_poll,
+                .no_uring = !p->nvme_uring,
+                .discard = p->nvme_discard,
+        };
+        int r = nvme_init(&e->nvme, &o, e->conf, &e->tenants, &e->queue, p->nvme_max_records ?: 64ull << 20);
+
+        if (r < 0)
+                return r;
+        e->nvme.on_gone = on_gone;
+        e->nvme.is_needed = is_needed;
+        e->nvme.on_room = on_room;
+        e->nvme.on_settle = on_settle;
+        e->nvme.pick = admit_pick_segment;
+        e->nvme.arg = e;
+        e->demotes.max = e->ahead.max = 1 << 16;
+        e->demotes.blocks = new0(uint32_t, e->demotes.max);
+        e->ahead.entries = new0(uint32_t, e->ahead.max);
+        budget_init(&e->budget, p->nvme_write_day_bytes, 0, clock_usec());
+        return e->demotes.blocks && e->ahead.entries ? 0 : -ENOMEM;
+}
+
+static void attach_devices(struct engine *e)
+{
+        _cleanup_(freep) char *paths = strdup(e->conf->p.nvme_devices);
+
+        if (!paths || !strcmp(paths, "none"))
+                return;
+        for (char *at = NULL, *path = strtok_r(paths, ",", &at); path; path = strtok_r(NULL, ",", &at)) {
+                path += strspn(path, " ");
+                int r = *path ? nvme_attach(&e->nvme, path) : 0;
+                if (r != 0)
+                        log_warning("%s is left out: %s", path, r == KVT_E_LIMIT ? "too many devices" : r == KVT_E_EXISTS ? "named twice" : "no memory");
+        }
+}
 
 int engine_init(struct engine *e, const struct conf *conf)
 {
@@ -15,19 +105,22 @@ int engine_init(struct engine *e, const struct conf *conf)
 
         *e = (struct engine){.conf = conf};
         list_init(&e->incomplete);
+        list_init(&e->loads);
+        list_init(&e->durables);
         tenants_init(&e->tenants, p->host_bytes);
         r = queue_init(&e->queue);
         if (r < 0)
                 return r;
         if ((r = blocks_init(&e->blocks, (uint32_t)p->max_blocks)) < 0 || (r = ghosts_init(&e->ghosts, (uint32_t)p->ghost_entries)) < 0 ||
             (r = pool_init(&e->xfers, sizeof(struct xfer), 65536)) < 0 ||
-            (r = host_init(&e->host, p->host_bytes, p->slab_bytes, p->prealloc_bytes, p->huge_pages, &e->queue)) < 0 ||
+            (r = init_nvme(e)) < 0 || (r = host_init(&e->host, p->host_bytes, p->slab_bytes, p->prealloc_bytes, p->huge_pages, &e->queue)) < 0 ||
             (r = workers_start(&e->workers, &e->queue, (unsigned)p->workers)) < 0) {
                 engine_deinit(e);
                 return r;
         }
         engine_tick(e);
         host_refill(&e->host);
+        attach_devices(e);
         return 0;
 }
 
@@ -37,7 +130,9 @@ static void abandon_jobs(struct engine *e, struct list *jobs)
         while (!list_empty(jobs)) {
                 struct job *j = list_first(jobs, struct job, link);
                 list_remove(&j->link);
-                if (j->work == slab_release_work)
+                if (j->done) /* with nothing done: the rings are closed, so that nothing comes of it */
+                        j->done(j);
+                else if (j->work == slab_release_work)
                         slab_free(container_of(j, struct slab, job));
                 else if (j->work != slab_populate_work)
                         xfer_abandon(e, container_of(j, struct xfer, job));
@@ -50,10 +145,19 @@ void engine_deinit(struct engine *e)
         e->on_stored = e->on_removed = NULL;
         e->host.on_populated = e->host.on_retired = NULL;
         if (e->queue.event_fd > 0) {
-                engine_collect(e);
-                abandon_jobs(e, &e->queue.urgent);
+                nvme_close_rings(&e->nvme);
+                for (int again = 0; again < 8; again++) { /* what comes back may hand over the next step, which then fails */
+                        engine_collect(e);
+                        abandon_jobs(e, &e->queue.urgent);
+                        abandon_jobs(e, &e->queue.background);
+                        abandon_jobs(e, &e->queue.submitted);
+                }
+                if (e->nvme.queue)
+                        nvme_deinit(&e->nvme);
                 abandon_jobs(e, &e->queue.submitted);
         }
+        free(e->demotes.blocks);
+        free(e->ahead.entries);
         for (uint32_t i = 1; e->blocks.pool.base && i <= e->blocks.pool.n_touched; i++) {
                 struct block *k = block_at(&e->blocks, i);
                 if ((k->state == BLOCK_FILLING || k->state == BLOCK_RESIDENT) && space_at(&e->tenants, k->space)->geometry.n_shards > 1)
@@ -97,6 +201,16 @@ bool engine_pass(struct engine *e)
 {
         bool more = reclaim_background(e);
 
+        if (e->nvme.n_devices) {
+                budget_charge(&e->budget, metrics.c_nvme_written_bytes - e->budgeted_bytes, e->now_usec);
+                e->budgeted_bytes = metrics.c_nvme_written_bytes;
+                e->room = false;
+                load_some(e);
+                durable_some(e);
+                demote_some(e);
+                more |= nvme_pass(&e->nvme, e->now_usec);
+                more |= e->room;
+        }
         host_refill(&e->host);
         queue_kick(&e->queue);
         return more;
@@ -104,21 +218,25 @@ bool engine_pass(struct engine *e)
 
 void engine_settle_space(struct engine *e, struct space *s)
 {
-        if (!s->n_blocks && !s->n_open)
+        if (!s->n_blocks && !s->n_open && !s->n_records)
                 space_forget(&e->tenants, s);
 }
 
-/* One block without children. */
-static void kill_leaf(struct engine *e, uint32_t i, int why)
+bool engine_has_record(const struct engine *e, const struct space *s, uint32_t shard, const uint8_t key[16])
 {
-        struct block *k = block_at(&e->blocks, i);
-        struct space *s = space_at(&e->tenants, k->space);
-        struct tenant *t = s->tenant;
-        uint32_t parent = k->parent;
-        bool was_resident = k->state == BLOCK_RESIDENT;
+        return nvme_find(&e->nvme, s, shard, key) != POOL_NONE;
+}
 
-        assert_block_state(&e->blocks, i, s);
-        evict_forget(&e->blocks, t, i);
+static bool is_stored(struct engine *e, const struct space *s, const uint8_t key[16])
+{
+        for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
+                if (!engine_has_record(e, s, shard, key))
+                        return false;
+        return true;
+}
+
+static void release_parts(struct engine *e, struct space *s, struct block *k)
+{
         for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
                 struct part *p = block_part(k, s, shard);
                 if (p->at.slab) {
@@ -127,25 +245,66 @@ static void kill_leaf(struct engine *e, uint32_t i, int why)
                         k->n_parts--;
                 }
         }
-        if (was_resident || why == KVT_WHY_TIMEOUT) {
-                ghosts_add(&e->ghosts, s->id, k->key, (uint8_t)why, e->now_sec);
-                if (was_resident && e->on_removed)
-                        e->on_removed(e, s, k->key);
-        }
+}
+
+/* Out of index and tree; whoever still works on it frees it. Returns its parent. */
+static uint32_t detach(struct engine *e, struct space *s, uint32_t i)
+{
+        struct block *k = block_at(&e->blocks, i);
+        uint32_t parent = k->parent;
+
+        evict_forget(&e->blocks, s->tenant, i);
+        release_parts(e, s, k);
         block_detach(&e->blocks, i);
         s->n_blocks--;
-        t->n_blocks--;
+        s->tenant->n_blocks--;
         if (s->geometry.n_shards > 1)
                 list_remove(&k->shards->link);
-        if (!k->n_fills)
+        if (!k->n_fills && !k->n_demotes)
                 block_free(&e->blocks, i, s);
-        if (parent != POOL_NONE)
-                evict_update(&e->blocks, t, parent, true);
+        return parent;
+}
+
+void engine_settle_block(struct engine *e, uint32_t i)
+{
+        while (i != POOL_NONE) {
+                struct block *k = block_at(&e->blocks, i);
+                struct space *s = space_at(&e->tenants, k->space);
+                if (k->state == BLOCK_DYING) {
+                        if (!k->n_fills && !k->n_demotes)
+                                block_free(&e->blocks, i, s);
+                        return;
+                }
+                if (k->state != BLOCK_RESIDENT || !k->stub || k->n_parts || k->first_child != POOL_NONE || k->n_fills || k->n_demotes) {
+                        evict_update(&e->blocks, s->tenant, i, true);
+                        return;
+                }
+                i = detach(e, s, i);
+                engine_settle_space(e, s);
+        }
+}
+
+bool engine_uncache(struct engine *e, uint32_t i)
+{
+        struct block *k = block_at(&e->blocks, i);
+        struct space *s = space_at(&e->tenants, k->space);
+
+        if (k->state != BLOCK_RESIDENT || k->n_pins || k->n_fills || !k->n_parts || !is_stored(e, s, k->key))
+                return false;
+        evict_forget(&e->blocks, s->tenant, i);
+        release_parts(e, s, k);
+        k->stub = true;
+        engine_settle_block(e, i);
+        return true;
+}
+
+static void count_kill(struct space *s, int why, bool was_resident)
+{
         switch (why) {
         case KVT_WHY_EVICTED:
                 metrics.c_evicted++;
                 metrics.c_evicted_bytes += s->slot_bytes * s->geometry.n_shards;
-                t->evicted++;
+                s->tenant->evicted++;
                 break;
         case KVT_WHY_RECLAIMED:
                 metrics.c_reclaimed++;
@@ -163,6 +322,33 @@ static void kill_leaf(struct engine *e, uint32_t i, int why)
                 metrics.c_put_timeouts++;
                 break;
         }
+}
+
+/* One block without children. last: its parent stays, or else it is about to go, too. */
+static void kill_leaf(struct engine *e, uint32_t i, int why, bool last)
+{
+        struct block *k = block_at(&e->blocks, i);
+        struct space *s = space_at(&e->tenants, k->space);
+        bool was_resident = k->state == BLOCK_RESIDENT, for_room = why == KVT_WHY_EVICTED || why == KVT_WHY_RECLAIMED;
+
+        assert_block_state(&e->blocks, i, s);
+        if (!for_room && why != KVT_WHY_NEVER) {
+                k->voided = true;
+                nvme_drop(&e->nvme, s, k->key, k->n_demotes > 0);
+        }
+        if ((was_resident && !(for_room && is_stored(e, s, k->key))) || why == KVT_WHY_TIMEOUT) {
+                ghosts_add(&e->ghosts, s->id, k->key, (uint8_t)why, e->now_sec);
+                if (was_resident && e->on_removed)
+                        e->on_removed(e, s, k->key);
+                metrics.c_demote_unadmitted += for_room && e->nvme.n_devices && !k->hits;
+        }
+        if (k->n_parts || !was_resident)
+                count_kill(s, why, was_resident);
+        s->n_open++;
+        uint32_t parent = detach(e, s, i);
+        if (last)
+                engine_settle_block(e, parent);
+        s->n_open--;
         engine_settle_space(e, s);
 }
 
@@ -174,32 +360,62 @@ void engine_kill(struct engine *e, uint32_t block, int why)
                 while (block_at(&e->blocks, i)->first_child != POOL_NONE)
                         i = block_at(&e->blocks, i)->first_child;
                 up = block_at(&e->blocks, i)->parent;
-                kill_leaf(e, i, i == block || why != KVT_WHY_CORRUPT ? why : KVT_WHY_DROPPED);
+                kill_leaf(e, i, i == block || why != KVT_WHY_CORRUPT ? why : KVT_WHY_DROPPED, i == block);
                 if (i == block)
                         return;
                 i = up;
         }
 }
 
-bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t *cursor, uint32_t n_steps)
+/* Records of the space or tenant, looking at n_steps entries of the catalog. True: that was all. */
+static bool purge_records(struct engine *e, struct tenant *t, struct space *s, uint32_t *cursor, uint32_t n_steps)
+{
+        struct catalog *c = &e->nvme.catalog;
+
+        for (uint32_t n = 0; n < n_steps && *cursor < c->pool.n_touched && (s ? s->n_records : t->n_records); n++) {
+                struct entry *x = catalog_at(c, ++*cursor);
+                if (!entry_live(x))
+                        continue;
+                struct space *of = space_at(&e->tenants, entry_space(x));
+                if (of->tenant != t || (s && of != s))
+                        continue;
+                if (!of->purging) { /* until its end is written down */
+                        of->purging = true;
+                        of->n_open++;
+                }
+                nvme_forget(&e->nvme, *cursor, KVT_WHY_PURGED);
+        }
+        return *cursor >= c->pool.n_touched || !(s ? s->n_records : t->n_records);
+}
+
+bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t cursors[2], uint32_t n_steps)
 {
         struct pool *p = &e->blocks.pool;
+        uint32_t n = 0;
 
-        for (uint32_t n = 0; n < n_steps && *cursor < p->n_touched && (s ? s->n_blocks : t->n_blocks); n++) {
-                struct block *k = block_at(&e->blocks, ++*cursor);
+        for (; n < n_steps && cursors[0] < p->n_touched && (s ? s->n_blocks : t->n_blocks); n++) {
+                struct block *k = block_at(&e->blocks, ++cursors[0]);
                 if (k->state != BLOCK_FILLING && k->state != BLOCK_RESIDENT)
                         continue;
                 struct space *of = space_at(&e->tenants, k->space);
                 if (of->tenant == t && (!s || of == s)) {
                         of->n_open++; /* keep it until the loop has looked at it again */
-                        engine_kill(e, *cursor, KVT_WHY_PURGED);
+                        engine_kill(e, cursors[0], KVT_WHY_PURGED);
                         of->n_open--;
                         if (of != s)
                                 engine_settle_space(e, of);
                 }
         }
-        if (*cursor < p->n_touched && (s ? s->n_blocks : t->n_blocks))
+        if ((cursors[0] < p->n_touched && (s ? s->n_blocks : t->n_blocks)) || !purge_records(e, t, s, &cursors[1], n_steps - MIN(n, n_steps - 1)))
                 return false;
+        list_for_each_safe (of, &e->tenants.spaces, struct space, link)
+                if (of->purging && of->tenant == t && (!s || of == s)) {
+                        nvme_drop_space(&e->nvme, of);
+                        of->purging = false;
+                        of->n_open--;
+                        if (of != s)
+                                engine_settle_space(e, of);
+                }
         list_for_each_safe (i, &t->empty, struct slab, link)
                 host_retire(&e->host, i);
         return true;
@@ -218,7 +434,10 @@ uint64_t engine_deadline(const struct engine *e)
 {
         const struct shards *s = list_first(&e->incomplete, struct shards, link);
 
-        return s ? s->deadline_usec : UINT64_MAX;
+        uint64_t d = MIN(s ? s->deadline_usec : UINT64_MAX, nvme_deadline(&e->nvme));
+        const struct durable *u = list_first(&e->durables, struct durable, link);
+
+        return u ? MIN(d, u->deadline_usec) : d;
 }
 
 void engine_expire(struct engine *e)
@@ -229,6 +448,7 @@ void engine_expire(struct engine *e)
                 else
                         engine_kill(e, s->block, KVT_WHY_TIMEOUT);
         }
+        nvme_expire(&e->nvme, e->now_usec);
 }
 
 void engine_pin(struct engine *e, struct space *s, uint32_t block, struct location at)

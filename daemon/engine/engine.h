@@ -4,7 +4,9 @@
 #pragma once
 
 #include "daemon/store/ghost.h"
+#include "daemon/policy/admit.h"
 #include "daemon/store/tier_host.h"
+#include "daemon/store/tier_nvme.h"
 
 struct engine {
         const struct conf *conf; /* borrowed; changes on reload */
@@ -16,6 +18,21 @@ struct engine {
         struct workers *workers;
         struct pool xfers;
         uint32_t n_verifies; /* of them, checks of copies that clients called bad */
+        struct nvme nvme;
+        struct write_budget budget;
+        uint64_t budgeted_bytes; /* of what was written, how much is in the budget's account */
+        struct ring_of_blocks { /* waiting to be written to NVMe; see engine/demote */
+                uint32_t *blocks; /* owned */
+                uint32_t n, head, max;
+        } demotes;
+        uint32_t n_demoting, n_loading;
+        struct list loads; /* of struct load: waiting for room */
+        struct list durables; /* of struct durable */
+        struct ahead { /* records to be brought into memory without anybody waiting; see engine/load */
+                uint32_t *entries; /* owned */
+                uint32_t n, head, max;
+        } ahead;
+        bool room; /* the NVMe tier may take what it refused */
         struct list incomplete; /* of struct shards, oldest first: blocks whose other parts may never come */
         bool above_mark; /* background eviction is on its way from the high mark to the low one */
         uint64_t now_usec; /* of this pass */
@@ -38,11 +55,18 @@ bool engine_pass(struct engine *e);
 uint64_t engine_deadline(const struct engine *e);
 void engine_expire(struct engine *e);
 
-/* Takes the block and everything below it out; copies are freed once no lease is on them. */
+/* Takes the block and everything below it out; copies are freed once no lease is on them. Evicted: what has records stays on NVMe; for other
+ * reasons the records go, too. */
 void engine_kill(struct engine *e, uint32_t block, int why);
-/* Kills the blocks of a space (of all spaces of a tenant: s NULL), looking at n_steps numbers from *cursor (0 at first) on. Returns true when
- * that was all. */
-bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t *cursor, uint32_t n_steps);
+/* Frees the copies in memory of a block without pins that has records of all its parts. Its subtree stays. False: it has not. */
+bool engine_uncache(struct engine *e, uint32_t block);
+/* After something that held the block is over: it may be evicted now, or be a stub that holds nothing any more. */
+void engine_settle_block(struct engine *e, uint32_t block);
+/* A part of the block has a record that can be read. */
+bool engine_has_record(const struct engine *e, const struct space *s, uint32_t shard, const uint8_t key[16]);
+/* Kills the blocks of a space (of all spaces of a tenant: s NULL), and forgets their records, looking at n_steps numbers from the cursors (0 at
+ * first) on. Returns true when that was all. */
+bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t cursors[2], uint32_t n_steps);
 /* Gives a space without blocks and users back. */
 void engine_settle_space(struct engine *e, struct space *s);
 /* A block with several parts is filled from now on: lets the missing ones time out. */

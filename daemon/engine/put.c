@@ -1,5 +1,7 @@
 #include <string.h>
 
+#include "daemon/engine/demote.h"
+#include "daemon/engine/load.h"
 #include "daemon/engine/put.h"
 #include "daemon/engine/reclaim.h"
 #include "daemon/policy/evict.h"
@@ -12,13 +14,21 @@ static void drop_reservation(struct engine *e, struct put *p)
         p->reserved = (struct location){};
 }
 
+/* A copy of the part is somewhere. i: its block in the tree, if any. */
+static bool put_exists(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t i)
+{
+        if (i != POOL_NONE && block_part(block_at(&e->blocks, i), s, shard)->at.slab)
+                return true;
+        return i != POOL_NONE ? block_at(&e->blocks, i)->state == BLOCK_RESIDENT : get_is_whole(e, s, key);
+}
+
 int put_check(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16], const uint8_t *parent, bool replace)
 {
         uint32_t i = blocks_find(&e->blocks, s->id, key);
 
-        if (i != POOL_NONE && block_part(block_at(&e->blocks, i), s, shard)->at.slab && !replace)
+        if (!replace && put_exists(e, s, shard, key, i))
                 return KVT_E_EXISTS;
-        if (i == POOL_NONE && parent && blocks_find(&e->blocks, s->id, parent) == POOL_NONE)
+        if (i == POOL_NONE && parent && blocks_find(&e->blocks, s->id, parent) == POOL_NONE && !get_is_whole(e, s, parent))
                 return KVT_E_NO_PARENT;
         return 0;
 }
@@ -30,8 +40,7 @@ static void settle_block(struct engine *e, uint32_t i)
         struct space *s = space_at(&e->tenants, k->space);
 
         if (k->state == BLOCK_DYING) {
-                if (!k->n_fills)
-                        block_free(&e->blocks, i, s);
+                engine_settle_block(e, i);
                 return;
         }
         if (k->state == BLOCK_FILLING && k->n_parts == s->geometry.n_shards) {
@@ -41,11 +50,15 @@ static void settle_block(struct engine *e, uint32_t i)
                 k->used_sec = e->now_sec;
                 if (e->on_stored)
                         e->on_stored(e, s, k->key);
+                const struct ghost_entry *g = e->nvme.n_devices ? ghosts_find(&e->ghosts, s->id, k->key) : NULL;
+                demote_consider(e, s, i, g && g->why == KVT_WHY_EVICTED);
         } else if (k->state == BLOCK_FILLING && !k->n_parts && !k->n_fills) {
                 engine_kill(e, i, KVT_WHY_NEVER);
                 return;
         }
         evict_update(&e->blocks, s->tenant, i, false);
+        if (k->state == BLOCK_RESIDENT && k->stub)
+                engine_settle_block(e, i);
 }
 
 void put_refused(struct engine *e, struct space *s, const uint8_t key[16], int r)
@@ -61,6 +74,33 @@ void put_refused(struct engine *e, struct space *s, const uint8_t key[16], int r
         for (size_t i = 0; i < ELEMENTSOF(reasons); i++)
                 if (reasons[i].r == r)
                         ghosts_add(&e->ghosts, s->id, key, (uint8_t)reasons[i].why, e->now_sec);
+}
+
+/* Another copy took the place of the one that was written to NVMe. */
+static void forget_record(struct engine *e, struct space *s, struct block *k, uint32_t shard)
+{
+        uint32_t i = nvme_find(&e->nvme, s, shard, k->key);
+
+        k->stored = false;
+        if (i == POOL_NONE)
+                return;
+        if (k->n_parts == s->geometry.n_shards)
+                nvme_drop(&e->nvme, s, k->key, k->n_demotes > 0);
+        else /* others' records are all there is of their parts; this one is superseded when it is written again */
+                nvme_forget(&e->nvme, i, KVT_WHY_DROPPED);
+}
+
+void put_restart(struct engine *e, struct list *waiters)
+{
+        while (!list_empty(waiters)) {
+                struct put *w = list_first(waiters, struct put, link);
+                list_remove(&w->link);
+                int r = w->cancelled ? KVT_E_CANCELLED : put_start(e, w);
+                if (w->cancelled)
+                        drop_reservation(e, w);
+                if (r != PUT_PENDING)
+                        w->done(e, w, r);
+        }
 }
 
 static void put_done(struct engine *e, struct xfer *x, void *arg)
@@ -88,8 +128,11 @@ static void put_done(struct engine *e, struct xfer *x, void *arg)
                         metrics.c_put_replaced++;
                 } else {
                         k->n_parts++;
+                        k->stub = k->state == BLOCK_RESIDENT && k->n_parts < x->space->geometry.n_shards;
                 }
                 part->at = x->at;
+                if (p->replace)
+                        forget_record(e, x->space, k, x->shard);
                 e->host.tier.ops->publish(&e->host.tier, x->space, x->at, x->block);
                 metrics.c_puts++;
                 metrics.c_put_bytes += x->space->geometry.part_bytes;
@@ -100,15 +143,7 @@ static void put_done(struct engine *e, struct xfer *x, void *arg)
         settle_block(e, x->block);
         p->xfer = NULL;
         p->done(e, p, r);
-        while (!list_empty(&waiters)) {
-                struct put *w = list_first(&waiters, struct put, link);
-                list_remove(&w->link);
-                r = w->cancelled ? KVT_E_CANCELLED : put_start(e, w);
-                if (w->cancelled)
-                        drop_reservation(e, w);
-                if (r != PUT_PENDING)
-                        w->done(e, w, r);
-        }
+        put_restart(e, &waiters);
 }
 
 /* The block to fill: the one there is, or a new one. */
@@ -119,7 +154,7 @@ static int get_block(struct engine *e, struct put *p, uint32_t *ret)
         if (i == POOL_NONE) {
                 if (p->has_parent) {
                         parent = blocks_find(&e->blocks, p->space->id, p->parent);
-                        if (parent == POOL_NONE)
+                        if (parent == POOL_NONE && (parent = load_stub(e, p->space, p->shard, p->parent)) == POOL_NONE)
                                 return KVT_E_NO_PARENT;
                 }
                 if (e->blocks.pool.n_used == e->blocks.pool.max) {
@@ -128,12 +163,18 @@ static int get_block(struct engine *e, struct put *p, uint32_t *ret)
                         bool made = reclaim_block(e);
                         if (parent != POOL_NONE)
                                 evict_update(&e->blocks, p->space->tenant, parent, false);
-                        if (!made)
+                        if (!made) {
+                                if (parent != POOL_NONE)
+                                        engine_settle_block(e, parent);
                                 return KVT_E_AGAIN;
+                        }
                 }
                 i = block_new(&e->blocks, p->space, p->key, parent, e->now_sec);
-                if (i == POOL_NONE)
+                if (i == POOL_NONE) {
+                        if (parent != POOL_NONE)
+                                engine_settle_block(e, parent);
                         return KVT_E_NO_MEMORY;
+                }
                 if (p->space->geometry.n_shards > 1)
                         engine_watch_incomplete(e, i);
                 if (parent != POOL_NONE)
@@ -159,11 +200,11 @@ int put_start(struct engine *e, struct put *p)
                         list_append(&x->waiters, &p->link);
                         return PUT_PENDING;
                 }
-                if (part->at.slab && !p->replace) {
-                        drop_reservation(e, p);
-                        metrics.c_put_exists++;
-                        return KVT_E_EXISTS;
-                }
+        }
+        if (!p->replace && put_exists(e, p->space, p->shard, p->key, i)) {
+                drop_reservation(e, p);
+                metrics.c_put_exists++;
+                return KVT_E_EXISTS;
         }
         r = get_block(e, p, &i);
         if (r != 0) {

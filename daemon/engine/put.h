@@ -25,6 +25,8 @@ struct put {
 
 /* Returns a status, or PUT_PENDING: done() is called later. The put belongs to the caller and stays until then. */
 int put_start(struct engine *e, struct put *p);
+/* What waited for a transfer that is over. */
+void put_restart(struct engine *e, struct list *waiters);
 /* done() is still called. */
 void put_cancel(struct put *p);
 /* Counts a refusal, and remembers it for those who ask why the key misses. */

@@ -12,7 +12,9 @@ static struct slab *slab_of_block(struct engine *e, uint32_t i)
 {
         struct block *k = block_at(&e->blocks, i);
 
-        return host_slab(&e->host, block_part(k, space_at(&e->tenants, k->space), 0)->at.slab);
+        struct space *s = space_at(&e->tenants, k->space);
+
+        return host_slab(&e->host, block_part(k, s, block_next_part(k, s, 0))->at.slab);
 }
 
 /* Nothing in it is leased, reserved or still held by a lease: then killing its blocks empties it. */
@@ -24,7 +26,7 @@ static bool can_empty(const struct slab *s)
 static void empty_out(struct engine *e, struct slab *s)
 {
         for (uint32_t i = 0; i < s->n_bumped && s->n_used; i++)
-                if (s->slots[i].state == SLOT_LIVE)
+                if (s->slots[i].state == SLOT_LIVE && !engine_uncache(e, s->slots[i].block))
                         engine_kill(e, s->slots[i].block, KVT_WHY_RECLAIMED);
 }
 

@@ -1,17 +1,19 @@
-/* A transfer: one part moving between a session's staging and a slot, or being read to be verified.
+/* A transfer: one part moving between a session's staging, a slot and a device, or being read to be verified.
  *
- *     QUEUED --worker takes it--> CODING --worker is done--> COMMITTED | FAILED --loop completes it--> gone
- *       (READING and WRITING are the states of copies that come from or go to a device.)
+ *     PUT GET VERIFY  QUEUED ------------------> CODING ------------> COMMITTED | FAILED --loop completes it--> gone
+ *     DEMOTE          QUEUED ------------------> CODING --> WRITING -> COMMITTED | FAILED
+ *     LOAD FETCH      QUEUED --> READING ------> CODING ------------> COMMITTED | FAILED
  *
- * The loop owns a transfer in QUEUED before it is submitted and from completion on; in between the worker does. Only `cancelled` is
- * shared. A transfer keeps alive: its space (n_open), its staging (ref), a put's block (n_fills), a get's slot (pin). */
+ * The loop owns a transfer in QUEUED before it is submitted and from completion on, and in READING and WRITING, while a ring has its buffer; in CODING a
+ * worker does. Only `cancelled` is shared. A transfer keeps alive: its space (n_open), its staging (ref), the block of a put or load (n_fills) or of a
+ * demotion (n_demotes, and the slot's pin), a get's slot (pin), the record that a load or fetch reads (its segment's n_reads). */
 #pragma once
 
 #include "daemon/engine/engine.h"
 
 enum xfer_state { XFER_QUEUED, XFER_READING, XFER_CODING, XFER_WRITING, XFER_COMMITTED, XFER_FAILED };
 enum xfer_owner { XFER_LOOP, XFER_WORKER };
-enum xfer_kind { XFER_PUT, XFER_GET, XFER_VERIFY };
+enum xfer_kind { XFER_PUT, XFER_GET, XFER_VERIFY, XFER_DEMOTE, XFER_LOAD, XFER_FETCH };
 
 /* A session's staging area: client and daemon map the same memfd. */
 struct staging {
@@ -34,16 +36,22 @@ struct xfer {
         struct space *space;
         struct staging *staging; /* ref; NULL for VERIFY */
         uint64_t offset;
-        uint32_t block; /* PUT */
+        uint32_t first_plane, end_plane; /* GET, FETCH */
+        uint32_t block; /* PUT, LOAD, DEMOTE */
         uint32_t shard;
         struct location at;
         struct slab *slab;
         uint32_t slot;
         int result; /* 0 or KVT_E_* */
-        struct list waiters; /* PUT: of struct put, offered under the same key meanwhile */
+        struct list waiters; /* PUT, LOAD: of struct put, offered under the same key meanwhile */
+        struct list loads; /* LOAD: of struct load, who wait for it */
+        uint8_t key[16]; /* LOAD, FETCH, DEMOTE */
+        struct nvme_write write; /* DEMOTE */
+        struct nvme_read read; /* LOAD, FETCH */
         struct put *put; /* borrowed; NULL once its request gave up */
         void (*done)(struct engine *e, struct xfer *x, void *arg);
         void *arg;
+        struct engine *engine;
 };
 
 /* NULL: too many under way. Takes references as said above, except on block and slot. */
@@ -52,6 +60,8 @@ void xfer_submit(struct engine *e, struct xfer *x);
 void xfer_cancel(struct xfer *x);
 /* Loop: a worker is done with it. Calls done, then frees it. */
 void xfer_complete(struct engine *e, struct xfer *x);
+/* Loop: it is over without a worker, or after one and a device. Calls done, then frees it. */
+void xfer_finish(struct engine *e, struct xfer *x, int result);
 /* Drops an xfer that was never submitted. */
 void xfer_free(struct engine *e, struct xfer *x);
 /* The workers are stopped and none took it. */

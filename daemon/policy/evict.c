@@ -37,7 +37,7 @@ static void link_block(struct blocks *b, struct tenant *t, uint32_t i, uint32_t 
 void evict_update(struct blocks *b, struct tenant *t, uint32_t i, bool by_age)
 {
         struct block *k = block_at(b, i);
-        bool may_go = k->state == BLOCK_RESIDENT && k->first_child == POOL_NONE && !k->n_pins;
+        bool may_go = k->state == BLOCK_RESIDENT && k->first_child == POOL_NONE && !k->n_pins && k->n_parts;
         uint32_t next = POOL_NONE;
 
         if (may_go == k->in_lru)

@@ -28,7 +28,7 @@ struct purge { /* goes on over several passes: other sessions must not wait for 
         struct session *session; /* NULL: the client left */
         uint32_t id;
         char tenant[40]; /* by name and number: both may be gone before it is done */
-        uint32_t space, cursor;
+        uint32_t space, cursors[2];
         uint64_t n_blocks, bytes;
 };
 
@@ -74,7 +74,7 @@ void purge_some(struct server *s)
                 uint64_t n = t->n_blocks, used = t->used_bytes;
                 if (of)
                         of->n_open++;
-                done = engine_purge(&s->engine, t, of, &p->cursor, PURGE_STEPS);
+                done = engine_purge(&s->engine, t, of, p->cursors, PURGE_STEPS);
                 p->n_blocks += n - t->n_blocks;
                 p->bytes += used - t->used_bytes;
                 if (of) {

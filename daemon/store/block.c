@@ -192,8 +192,8 @@ void assert_block_state(const struct blocks *b, uint32_t i, const struct space *
                 ASSERT(k->n_parts < s->geometry.n_shards && !k->in_lru);
                 break;
         case BLOCK_RESIDENT:
-                ASSERT(k->n_parts == s->geometry.n_shards);
-                ASSERT(!k->in_lru || (k->first_child == POOL_NONE && !k->n_pins));
+                ASSERT(k->n_parts == s->geometry.n_shards || (k->stub && k->n_parts < s->geometry.n_shards));
+                ASSERT(!k->in_lru || (k->first_child == POOL_NONE && !k->n_pins && k->n_parts));
                 break;
         case BLOCK_DYING:
                 ASSERT(!k->in_lru && k->first_child == POOL_NONE);

@@ -6,14 +6,20 @@
  *                                |                                              |
  *                                +----------------block_kill()------------------+--> DYING --block_free()--> gone
  *
- * MOVING, between RESIDENT and RESIDENT, is a block that has a copy on its way to another tier; with the host tier alone no block is.
+ * MOVING is no state of its own: a RESIDENT block may have copies on their way between tiers, which n_fills (towards memory) and n_demotes (towards
+ * NVMe) count.
+ *
+ * A RESIDENT block has a copy of each part, in host memory (part.at) or as a record of the NVMe tier (store/catalog). One that lacks some in memory
+ * is a stub. Blocks that are on NVMe only are not here at all, unless blocks that are continue them: a stub without any part in memory is in the tree
+ * just to hold its children, and goes with the last of them.
  *
  * Invariants.
  *  1. A block that is not DYING is in the index under (space, key), and under its parent if it has one.
  *  2. A parent is in the tree at least as long as its children: a kill takes the whole subtree.
  *  3. A block with n_fills > 0 stays allocated, even DYING, until its last transfer has come back to the loop.
- *  4. A block is on its tenant's eviction list iff it is RESIDENT, has no child, no pin, and is not just being replaced.
- *  5. n_parts counts parts with a slot; RESIDENT iff n_parts == n_shards of the space. */
+ *  4. A block is on its tenant's eviction list iff it is RESIDENT, has no child, no pin, some part in memory, and is not just being replaced.
+ *  5. n_parts counts parts with a slot. A block is RESIDENT iff it is whole: n_parts == n_shards of the space, or it is a stub whose other parts have
+ *     records. */
 #pragma once
 
 #include "daemon/util/pool.h"
@@ -29,6 +35,7 @@ struct location { /* of a copy in the host tier; slab 0: nowhere */
 struct part {
         struct location at; /* of the copy, when there is one */
         uint32_t xfer; /* the transfer that fills (or replaces) it; POOL_NONE: none */
+        uint32_t demote; /* the transfer that writes it to NVMe; POOL_NONE: none */
 };
 
 struct shards { /* of a block with several parts */
@@ -49,7 +56,12 @@ struct block {
         uint8_t state;
         uint8_t n_parts;
         uint8_t n_fills;
-        uint8_t in_lru;
+        uint8_t in_lru : 1;
+        uint8_t stub : 1; /* RESIDENT: some part is not in memory */
+        uint8_t queued : 1; /* to be written to NVMe */
+        uint8_t stored : 1; /* all parts have records: what the catalog would say, at hand */
+        uint8_t voided : 1; /* DYING by a client's will: what is being written of it must not come back */
+        uint8_t n_demotes; /* parts being written to NVMe */
         union {
                 struct part one; /* n_shards == 1 */
                 struct shards *shards; /* else; owned */
@@ -82,6 +94,14 @@ void blocks_prefetch_block(const struct blocks *b, uint64_t hash);
 /* POOL_NONE: not there */
 uint32_t blocks_find_hashed(const struct blocks *b, uint32_t space, const uint8_t key[16], uint64_t hash);
 uint32_t blocks_find(const struct blocks *b, uint32_t space, const uint8_t key[16]);
+
+/* The first part from `shard` on that is in memory; n_shards: none. */
+static inline uint32_t block_next_part(struct block *b, const struct space *s, uint32_t shard)
+{
+        while (shard < s->geometry.n_shards && !block_part(b, s, shard)->at.slab)
+                shard++;
+        return shard;
+}
 
 /* A FILLING block in index and tree; POOL_NONE: no room. */
 uint32_t block_new(struct blocks *b, struct space *s, const uint8_t key[16], uint32_t parent, uint32_t now_sec);

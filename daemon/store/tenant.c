@@ -3,6 +3,7 @@
 
 #include "daemon/store/slab.h"
 #include "daemon/store/tenant.h"
+#include "libclient/codec/format.h"
 #include "daemon/util/assert.h"
 #include "proto/shm.h"
 
@@ -16,7 +17,7 @@ void tenants_init(struct tenants *t, uint64_t host_bytes)
 void tenants_deinit(struct tenants *t)
 {
         list_for_each_safe (s, &t->spaces, struct space, link) {
-                s->n_blocks = 0;
+                s->n_blocks = s->n_records = 0;
                 s->n_open = 0;
                 space_forget(t, s);
         }
@@ -71,6 +72,22 @@ struct tenant *tenant_find(struct tenants *t, const char *name)
         return NULL;
 }
 
+struct tenant *tenant_get(struct tenants *t, const struct conf *c, const char *name)
+{
+        struct tenant *n = tenant_find(t, name);
+
+        if (n || !(n = new0(struct tenant, 1)))
+                return n;
+        n->id = ++t->next_tenant;
+        snprintf(n->name, sizeof n->name, "%s", name);
+        list_init(&n->classes);
+        list_init(&n->empty);
+        tenant_configure(t, n, c);
+        list_append(&t->all, &n->link);
+        t->n_tenants++;
+        return n;
+}
+
 int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid_t *groups, size_t n_groups, struct tenant **ret)
 {
         char name[40];
@@ -88,19 +105,9 @@ int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid
                         break;
                 }
         }
-        struct tenant *n = tenant_find(t, name);
-        if (!n) {
-                n = new0(struct tenant, 1);
-                if (!n)
-                        return KVT_E_NO_MEMORY;
-                n->id = ++t->next_tenant;
-                memcpy(n->name, name, sizeof name);
-                list_init(&n->classes);
-                list_init(&n->empty);
-                tenant_configure(t, n, c);
-                list_append(&t->all, &n->link);
-                t->n_tenants++;
-        }
+        struct tenant *n = tenant_get(t, c, name);
+        if (!n)
+                return KVT_E_NO_MEMORY;
         *ret = n;
         return 0;
 }
@@ -129,8 +136,15 @@ int space_open(struct tenants *t, struct tenant *tenant, const char *name, const
                 t->n_by_id = n;
         }
         struct space *s = new0(struct space, 1);
-        if (!s)
+        uint32_t n_descriptor = (uint32_t)space_descriptor_encode(NULL, tenant->name, name, salt, (uint32_t)n_salt, g);
+        if (!s || !(s->descriptor = malloc(n_descriptor))) {
+                free(s);
                 return KVT_E_NO_MEMORY;
+        }
+        s->n_descriptor = n_descriptor;
+        space_descriptor_encode(s->descriptor, tenant->name, name, salt, (uint32_t)n_salt, g);
+        space_digest(s->digest, s->descriptor, s->n_descriptor);
+        space_digest(s->tenant_digest, tenant->name, strlen(tenant->name));
         s->id = ++t->next_space;
         s->tenant = tenant;
         snprintf(s->name, sizeof s->name, "%s", name);
@@ -158,11 +172,12 @@ struct space *space_find(const struct tenants *t, const struct tenant *tenant, u
 
 void space_forget(struct tenants *t, struct space *s)
 {
-        ASSERT(!s->n_blocks && !s->n_open);
+        ASSERT(!s->n_blocks && !s->n_open && !s->n_records);
         t->by_id[s->id] = NULL;
         t->n_spaces--;
         s->tenant->n_spaces--;
         list_remove(&s->link);
         geometry_deinit(&s->geometry);
+        free(s->descriptor);
         free(s);
 }

@@ -31,6 +31,7 @@ struct tenant {
         uint64_t retired_bytes; /* of held_bytes: slabs on their way back, from clients that still map them */
         uint64_t used_bytes; /* slots in use */
         uint64_t payload_bytes;
+        uint64_t record_bytes, n_records; /* on NVMe devices */
         uint32_t n_blocks, n_sessions, n_spaces, n_leases, n_xfers, n_reservations, n_subscriptions;
         uint64_t hits, misses, evicted;
         struct list classes; /* of struct slab_class */
@@ -53,6 +54,11 @@ struct space {
         uint32_t n_subscribers;
         uint64_t used_bytes;
         uint64_t hits, misses;
+        uint64_t record_bytes, n_records; /* on NVMe devices; the space is not forgotten while it has records */
+        uint8_t digest[16], tenant_digest[16]; /* what records say they belong to */
+        uint8_t *descriptor; /* owned; what a device remembers of the space */
+        uint32_t n_descriptor;
+        bool purging; /* its records are being taken out; n_open counts that */
 };
 
 struct tenants {
@@ -72,6 +78,8 @@ void tenants_configure(struct tenants *t, const struct conf *c);
  * unmapped user, or KVT_E_NO_MEMORY. */
 int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid_t *groups, size_t n_groups, struct tenant **ret);
 struct tenant *tenant_find(struct tenants *t, const char *name);
+/* The tenant of this name, new if need be: one whose records were found on a device. NULL: no memory. */
+struct tenant *tenant_get(struct tenants *t, const struct conf *c, const char *name);
 
 /* The space of this name and salt, or a new one (whose geometry then takes over *g's contents). KVT_E_GEOMETRY, KVT_E_LIMIT, KVT_E_NO_MEMORY. */
 int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, struct geometry *g,

@@ -1,0 +1,175 @@
+#include <string.h>
+
+#include "daemon/engine/demote.h"
+#include "daemon/engine/get.h"
+#include "daemon/policy/evict.h"
+#include "daemon/util/log.h"
+#include "daemon/util/metrics.h"
+
+enum { DEMOTES_MAX = 64 /* under way at once */ };
+
+void demote_consider(struct engine *e, struct space *s, uint32_t i, bool was_ghost)
+{
+        struct ring_of_blocks *q = &e->demotes;
+        struct block *k = block_at(&e->blocks, i);
+
+        if (k->queued || k->stored || k->stub || k->state != BLOCK_RESIDENT || !e->nvme.n_devices || e->nvme.stopping || s->id >= 1u << 24 ||
+            q->n == q->max || !admit_block(k->hits, (uint32_t)e->conf->p.nvme_admit_hits, was_ghost, false) || !nvme_writable(&e->nvme))
+                return;
+        k->queued = true;
+        q->blocks[(q->head + q->n++) % q->max] = i;
+        e->room = true;
+}
+
+/* The record is written, or is not. */
+static void demote_done(struct engine *e, struct xfer *x, void *arg)
+{
+        struct block *k = block_at(&e->blocks, x->block);
+        struct space *s = x->space;
+        struct part *p = k->state == BLOCK_RESIDENT || k->state == BLOCK_FILLING ? block_part(k, s, x->shard) : NULL;
+        bool stale = k->voided || (p && p->at.slab && (p->at.slab != x->at.slab || p->at.slot != x->at.slot));
+
+        k->n_demotes--;
+        if (p)
+                p->demote = POOL_NONE;
+        e->n_demoting--;
+        if (x->result == 0) {
+                metrics.c_demoted++;
+                metrics.c_demoted_bytes += (uint64_t)x->write.n_pages * FORMAT_PAGE_BYTES;
+        } else {
+                metrics.c_demote_failed++;
+        }
+        if (stale) {
+                nvme_drop(&e->nvme, s, x->key, true);
+        } else if (p && x->result == 0) {
+                k->stored = true;
+                for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
+                        k->stored &= engine_has_record(e, s, shard, k->key);
+        }
+        if (x->result == KVT_E_CORRUPT && p && !stale)
+                get_verify(e, s, k->key);
+        engine_unpin(e, x->at, s->tenant);
+        engine_settle_block(e, x->block);
+        e->room = true;
+}
+
+static void record_written(struct nvme_write *w, int r)
+{
+        struct xfer *x = container_of(w, struct xfer, write);
+
+        xfer_finish(x->engine, x, x->result ?: r);
+}
+
+static void demote_coded(struct job *j)
+{
+        struct xfer *x = container_of(j, struct xfer, job);
+
+        x->owner = XFER_LOOP;
+        x->state = XFER_WRITING;
+        nvme_write_submit(&x->engine->nvme, &x->write, x->result == 0);
+}
+
+int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, bool durable)
+{
+        struct block *k = block_at(&e->blocks, i);
+        struct part *p = block_part(k, s, shard);
+        uint64_t bytes = s->geometry.part_bytes + 2 * FORMAT_PAGE_BYTES, limit = e->conf->p.tenant_nvme_bytes;
+
+        if (engine_has_record(e, s, shard, k->key) || p->demote != POOL_NONE)
+                return 0;
+        if (!p->at.slab)
+                return KVT_E_MISS;
+        if (s->id >= 1u << 24)
+                return KVT_E_LIMIT;
+        if (limit && s->tenant->record_bytes + bytes > limit)
+                return KVT_E_QUOTA;
+        if (!budget_allows(&e->budget, bytes, e->now_usec))
+                return KVT_E_BUDGET;
+        struct xfer *x = xfer_new(e, XFER_DEMOTE, s, NULL, p->at);
+        if (!x)
+                return KVT_E_AGAIN;
+        struct nvme_write *w = &x->write;
+        *w = (struct nvme_write){
+                .space = s,
+                .type = RECORD_BLOCK,
+                .codec = slab_header(x->slab, x->slot)->codec,
+                .shard = (uint8_t)shard,
+                .durable = durable,
+                .has_parent = k->parent != POOL_NONE,
+                .n_planes = s->geometry.n_planes,
+                .n_page_hashes = format_pages(s->geometry.part_bytes),
+                .raw_bytes = s->geometry.part_bytes,
+                .stored_bytes = s->geometry.part_bytes,
+                .done = record_written,
+        };
+        memcpy(w->key, k->key, 16);
+        memcpy(x->key, k->key, 16);
+        if (w->has_parent)
+                memcpy(w->parent, block_at(&e->blocks, k->parent)->key, 16);
+        int r = nvme_write_begin(&e->nvme, w);
+        if (r != 0) {
+                xfer_free(e, x);
+                return r;
+        }
+        x->block = i;
+        x->shard = shard;
+        x->done = demote_done;
+        x->job.done = demote_coded;
+        x->job.background = !durable;
+        k->n_demotes++;
+        p->demote = x->id;
+        e->n_demoting++;
+        engine_pin(e, s, i, p->at);
+        xfer_submit(e, x);
+        return 0;
+}
+
+/* The block furthest up that is neither on NVMe nor on its way there: it goes first. */
+static uint32_t first_to_go(struct engine *e, uint32_t i)
+{
+        for (;;) {
+                uint32_t up = block_at(&e->blocks, i)->parent;
+                const struct block *p = up != POOL_NONE ? block_at(&e->blocks, up) : NULL;
+                if (!p || p->stored || p->stub || p->n_demotes || p->state != BLOCK_RESIDENT)
+                        return i;
+                i = up;
+        }
+}
+
+/* All parts of a block. 0: under way or done. */
+static int demote_block(struct engine *e, uint32_t i)
+{
+        struct block *k = block_at(&e->blocks, i);
+        struct space *s = space_at(&e->tenants, k->space);
+        int r = 0;
+
+        for (uint32_t shard = 0; r == 0 && shard < s->geometry.n_shards; shard++)
+                r = demote_part(e, s, i, shard, false);
+        if (r == 0 && !k->n_demotes)
+                k->stored = true;
+        return r;
+}
+
+void demote_some(struct engine *e)
+{
+        struct ring_of_blocks *q = &e->demotes;
+
+        while (q->n && e->n_demoting < DEMOTES_MAX) {
+                uint32_t i = q->blocks[q->head];
+                struct block *k = block_at(&e->blocks, i);
+                int r = 0;
+                if (k->state == BLOCK_RESIDENT && k->queued && !k->stored && !k->stub) {
+                        uint32_t first = first_to_go(e, i);
+                        r = demote_block(e, first);
+                        if (r == KVT_E_AGAIN)
+                                return;
+                        if (r == 0 && first != i)
+                                continue;
+                }
+                metrics.c_demote_budget += r == KVT_E_BUDGET;
+                metrics.c_demote_failed += r != 0 && r != KVT_E_BUDGET;
+                k->queued = false;
+                q->head = (q->head + 1) % q->max;
+                q->n--;
+        }
+}

@@ -1,0 +1,37 @@
+/* Demotion: parts are written from memory to the NVMe tier, in the background, parents first.
+ *
+ * A block is a candidate once it was used again (policy/admit), or a client asked for it to be durable. Writing never waits for eviction and eviction
+ * never waits for writing: a block that has a record is freed in no time, one that has none and was never used is not worth one. */
+#pragma once
+
+#include "daemon/engine/xfer.h"
+
+/* The block was put or matched: queues it if it is to be written. */
+void demote_consider(struct engine *e, struct space *s, uint32_t block, bool was_ghost);
+/* Starts what there is room for. */
+void demote_some(struct engine *e);
+/* Starts writing a part, whose ancestors have records or are being written. 0: under way, or there already; KVT_E_AGAIN; KVT_E_MISS: it is not in memory;
+ * KVT_E_QUOTA; KVT_E_BUDGET; KVT_E_NO_DEVICE; KVT_E_NO_SPACE; KVT_E_TOO_LARGE. */
+int demote_part(struct engine *e, struct space *s, uint32_t block, uint32_t shard, bool durable);
+
+/* Makes a chain durable: the last block of keys, with all before it. */
+struct durable {
+        struct list link; /* in engine.durables */
+        struct space *space; /* kept open */
+        uint32_t shard;
+        uint8_t *keys; /* owned: from the first of the prompt to the block itself */
+        uint32_t n_keys, i_started, i_done;
+        uint64_t deadline_usec;
+        uint32_t n_tries;
+        bool syncing, cancelled;
+        struct nvme_sync_all sync;
+        struct engine *engine;
+        void (*done)(struct durable *d, int r, void *arg); /* 0 or a named error; then it is gone */
+        void *arg;
+};
+/* done() may be called before it returns. NULL: it was, or will not be: *ret_r says. */
+struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16], void (*done)(struct durable *d, int r, void *arg),
+                              void *arg, int *ret_r);
+/* Nobody waits any more: done() is not called. */
+void durable_orphan(struct durable *d);
+void durable_some(struct engine *e);

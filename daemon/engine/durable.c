@@ -1,0 +1,141 @@
+/* Durable puts: a chain is written, parents first, then the devices are flushed, then the client is told. See demote.h. */
+#include <string.h>
+
+#include "daemon/engine/demote.h"
+#include "daemon/util/metrics.h"
+
+enum { STARTED_MAX = 64, TRIES_MAX = 3 };
+
+static void end(struct durable *d, int r)
+{
+        struct engine *e = d->engine;
+        struct space *s = d->space;
+        void (*done)(struct durable *, int, void *) = d->cancelled ? NULL : d->done;
+
+        list_remove(&d->link);
+        metrics.c_durable += r == 0;
+        if (done)
+                done(d, r, d->arg);
+        free(d->keys);
+        free(d);
+        s->n_open--;
+        engine_settle_space(e, s);
+}
+
+static void synced(struct nvme_sync_all *s, int r)
+{
+        struct durable *d = container_of(s, struct durable, sync);
+
+        d->syncing = false;
+        end(d, r);
+}
+
+/* As far as it goes. True: it may be gone. */
+static bool step(struct durable *d)
+{
+        struct engine *e = d->engine;
+        int r = 0;
+
+        if (d->syncing)
+                return false;
+        for (; d->i_done < d->n_keys; d->i_done++) {
+                uint32_t i = nvme_find(&e->nvme, d->space, d->shard, d->keys + 16 * d->i_done);
+                if (i == POOL_NONE)
+                        break;
+                catalog_at(&e->nvme.catalog, i)->flags |= ENTRY_DURABLE | ENTRY_USED;
+        }
+        if (d->i_done == d->n_keys) {
+                d->syncing = true;
+                d->sync.done = synced;
+                nvme_sync_start(&e->nvme, &d->sync);
+                return true;
+        }
+        if (d->i_started > d->i_done) { /* the next one is being written, or that failed */
+                uint32_t i = blocks_find(&e->blocks, d->space->id, d->keys + 16 * d->i_done);
+                if (i == POOL_NONE)
+                        r = KVT_E_AGAIN; /* made room for others meanwhile */
+                else if (block_part(block_at(&e->blocks, i), d->space, d->shard)->demote == POOL_NONE) {
+                        d->i_started = d->i_done;
+                        r = ++d->n_tries > TRIES_MAX ? KVT_E_IO : 0;
+                }
+        }
+        for (d->i_started = MAX(d->i_started, d->i_done); r == 0 && d->i_started < d->n_keys && d->i_started < d->i_done + STARTED_MAX;
+             d->i_started++) {
+                uint32_t i = blocks_find(&e->blocks, d->space->id, d->keys + 16 * d->i_started);
+                if (engine_has_record(e, d->space, d->shard, d->keys + 16 * d->i_started))
+                        continue;
+                if (i == POOL_NONE) {
+                        r = KVT_E_AGAIN;
+                        break;
+                }
+                r = demote_part(e, d->space, i, d->shard, true);
+                if (r == KVT_E_AGAIN) {
+                        r = 0;
+                        break;
+                }
+                if (r == KVT_E_MISS)
+                        r = KVT_E_AGAIN;
+                if (r != 0)
+                        break;
+        }
+        if (r == 0 && d->deadline_usec <= e->now_usec)
+                r = KVT_E_TIMEOUT;
+        if (r != 0)
+                end(d, r);
+        return r != 0;
+}
+
+struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16],
+                              void (*done)(struct durable *d, int r, void *arg), void *arg, int *ret_r)
+{
+        uint32_t n = 0, first = blocks_find(&e->blocks, s->id, key);
+        bool opening = nvme_writable(&e->nvme);
+
+        *ret_r = 0;
+        if (!opening || e->nvme.stopping) {
+                *ret_r = KVT_E_NO_DEVICE;
+                return NULL;
+        }
+        /* what has a record that can be reached has ancestors that have one */
+        uint32_t i = first;
+        for (; i != POOL_NONE; i = block_at(&e->blocks, i)->parent) {
+                uint32_t entry = nvme_find(&e->nvme, s, shard, block_at(&e->blocks, i)->key);
+                if (entry != POOL_NONE && catalog_reachable(&e->nvme.catalog, entry))
+                        break;
+                n++;
+        }
+        if (first == POOL_NONE && !engine_has_record(e, s, shard, key)) {
+                *ret_r = KVT_E_AGAIN;
+                return NULL;
+        }
+        struct durable *d = new0(struct durable, 1);
+        if (!d || (n && !(d->keys = malloc(16ull * n)))) {
+                free(d);
+                *ret_r = KVT_E_NO_MEMORY;
+                return NULL;
+        }
+        d->space = s;
+        d->shard = shard;
+        d->engine = e;
+        d->n_keys = n;
+        d->done = done;
+        d->arg = arg;
+        d->deadline_usec = e->now_usec + e->conf->p.put_timeout_usec;
+        for (i = first; n; i = block_at(&e->blocks, i)->parent)
+                memcpy(d->keys + 16 * --n, block_at(&e->blocks, i)->key, 16);
+        s->n_open++;
+        list_append(&e->durables, &d->link);
+        e->room = true; /* the first step is taken in this pass */
+        return d;
+}
+
+void durable_orphan(struct durable *d)
+{
+        d->cancelled = true;
+}
+
+void durable_some(struct engine *e)
+{
+        list_for_each_safe (d, &e->durables, struct durable, link)
+                step(d);
+}

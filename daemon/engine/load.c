@@ -1,0 +1,367 @@
+#include <string.h>
+
+#include "daemon/engine/load.h"
+#include "daemon/engine/put.h"
+#include "daemon/engine/reclaim.h"
+#include "daemon/policy/evict.h"
+#include "daemon/util/metrics.h"
+
+enum {
+        LOADS_MAX = 256, /* under way at once */
+        AHEAD_MAX = 64, /* of them, for nobody in particular */
+        DEPTH_MAX = 1 << 16, /* stubs made for one block */
+};
+
+/* Makes the block of entry i, whose parent is in the tree or which has none. */
+static uint32_t new_stub(struct engine *e, struct space *s, const struct entry *x, uint32_t parent)
+{
+        uint8_t key[16];
+
+        memcpy(key, x->key, 16);
+        if (e->blocks.pool.n_used == e->blocks.pool.max) {
+                if (parent != POOL_NONE)
+                        evict_forget(&e->blocks, s->tenant, parent); /* must not be the one to go */
+                bool made = reclaim_block(e);
+                if (parent != POOL_NONE)
+                        evict_update(&e->blocks, s->tenant, parent, false);
+                if (!made)
+                        return POOL_NONE;
+        }
+        uint32_t i = block_new(&e->blocks, s, key, parent, e->now_sec);
+        if (i == POOL_NONE)
+                return POOL_NONE;
+        struct block *k = block_at(&e->blocks, i);
+        k->state = BLOCK_RESIDENT;
+        k->stub = k->stored = true;
+        if (parent != POOL_NONE)
+                evict_update(&e->blocks, s->tenant, parent, false);
+        return i;
+}
+
+uint32_t load_stub(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16])
+{
+        struct catalog *c = &e->nvme.catalog;
+        uint32_t i = blocks_find(&e->blocks, s->id, key), entry, depth = 0, n = 0;
+        _cleanup_(freep) uint32_t *chain = NULL;
+
+        if (i != POOL_NONE)
+                return i;
+        entry = nvme_find(&e->nvme, s, shard, key);
+        for (uint32_t x = entry; x != POOL_NONE; x = catalog_at(c, x)->parent, depth++) {
+                const struct entry *y = catalog_at(c, x);
+                if ((i = blocks_find(&e->blocks, s->id, y->key)) != POOL_NONE)
+                        break;
+                if (depth == DEPTH_MAX)
+                        return POOL_NONE;
+                for (uint32_t other = 0; other < s->geometry.n_shards; other++)
+                        if (!engine_has_record(e, s, other, y->key))
+                                return POOL_NONE;
+        }
+        if (!depth || !(chain = malloc(depth * sizeof *chain)))
+                return POOL_NONE;
+        for (uint32_t x = entry; n < depth; x = catalog_at(c, x)->parent)
+                chain[n++] = x;
+        s->n_open++; /* making room may take its last block */
+        while (n--) {
+                uint32_t made = new_stub(e, s, catalog_at(c, chain[n]), i);
+                if (made == POOL_NONE) {
+                        if (i != POOL_NONE)
+                                engine_settle_block(e, i);
+                        i = POOL_NONE;
+                        break;
+                }
+                i = made;
+        }
+        s->n_open--;
+        return i;
+}
+
+static void finish_loads(struct engine *e, struct list *loads, int r)
+{
+        while (!list_empty(loads)) {
+                struct load *l = list_first(loads, struct load, link);
+                list_remove(&l->link);
+                l->done(e, l, r);
+        }
+}
+
+static void load_done(struct engine *e, struct xfer *x, void *arg)
+{
+        struct block *k = block_at(&e->blocks, x->block);
+        struct part *p = block_part(k, x->space, x->shard);
+        struct list loads, waiters;
+        int r = x->result;
+
+        list_init(&loads);
+        list_init(&waiters);
+        while (!list_empty(&x->loads)) {
+                struct list *l = x->loads.next;
+                list_remove(l);
+                list_append(&loads, l);
+        }
+        while (!list_empty(&x->waiters)) {
+                struct list *l = x->waiters.next;
+                list_remove(l);
+                list_append(&waiters, l);
+        }
+        if (r == KVT_E_CORRUPT || r == KVT_E_IO)
+                nvme_quarantine(&e->nvme, &x->read, x->space, x->shard, x->key);
+        nvme_read_end(&e->nvme, &x->read);
+        e->n_loading--;
+        k->n_fills--;
+        p->xfer = POOL_NONE;
+        if (r == 0 && k->state == BLOCK_DYING)
+                r = KVT_E_MISS;
+        if (r == 0) {
+                p->at = x->at;
+                k->n_parts++;
+                k->stub = k->n_parts < x->space->geometry.n_shards;
+                e->host.tier.ops->publish(&e->host.tier, x->space, x->at, x->block);
+                metrics.c_promoted++;
+                metrics.c_promoted_bytes += (uint64_t)x->read.at.n_pages * FORMAT_PAGE_BYTES;
+        } else {
+                e->host.tier.ops->abandon(&e->host.tier, x->space, x->at);
+                metrics.c_promote_failed++;
+        }
+        engine_settle_block(e, x->block);
+        finish_loads(e, &loads, r);
+        put_restart(e, &waiters);
+}
+
+static void load_read(struct nvme_read *r, int result)
+{
+        struct xfer *x = container_of(r, struct xfer, read);
+
+        if (result != 0) {
+                xfer_finish(x->engine, x, result);
+                return;
+        }
+        x->state = XFER_QUEUED; /* for a worker, now */
+        xfer_submit(x->engine, x);
+}
+
+/* Starts a load. 0 and *ret; KVT_E_AGAIN: no buffers or transfers; else why not. */
+static int begin(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16], struct xfer **ret)
+{
+        uint32_t entry = nvme_find(&e->nvme, s, shard, key), i;
+        struct location at;
+
+        if (entry == POOL_NONE)
+                return KVT_E_MISS;
+        if (e->n_loading >= LOADS_MAX)
+                return KVT_E_AGAIN;
+        i = load_stub(e, s, shard, key);
+        if (i == POOL_NONE || block_at(&e->blocks, i)->state != BLOCK_RESIDENT)
+                return KVT_E_MISS;
+        struct block *k = block_at(&e->blocks, i);
+        k->n_fills++; /* keeps it through what reclaiming may do */
+        evict_forget(&e->blocks, s->tenant, i);
+        s->n_open++;
+        int r = reclaim_reserve(e, s, &at);
+        s->n_open--;
+        struct xfer *x = r == 0 && k->state == BLOCK_RESIDENT ? xfer_new(e, XFER_LOAD, s, NULL, at) : NULL;
+        if (r == 0 && !x)
+                r = KVT_E_AGAIN;
+        else if (r == KVT_E_AGAIN)
+                r = KVT_E_AGAIN_LEASED; /* nothing here will end that: the caller is told */
+        if (r == 0) {
+                x->read = (struct nvme_read){.n_bytes = UINT64_MAX, .done = load_read};
+                entry = nvme_find(&e->nvme, s, shard, key);
+                r = entry == POOL_NONE ? KVT_E_MISS : nvme_read_begin(&e->nvme, &x->read, entry);
+                if (r != 0)
+                        xfer_free(e, x);
+        }
+        if (r != 0) {
+                if (x || (r == KVT_E_AGAIN && at.slab))
+                        e->host.tier.ops->abandon(&e->host.tier, s, at);
+                k->n_fills--;
+                engine_settle_block(e, i);
+                return r;
+        }
+        memcpy(x->key, key, 16);
+        x->block = i;
+        x->shard = shard;
+        x->done = load_done;
+        x->state = XFER_READING;
+        block_part(k, s, shard)->xfer = x->id;
+        e->n_loading++;
+        *ret = x;
+        return 0;
+}
+
+int load_start(struct engine *e, struct load *l)
+{
+        uint32_t i = blocks_find(&e->blocks, l->space->id, l->key);
+        struct xfer *x;
+
+        list_init(&l->link);
+        if (i != POOL_NONE) {
+                struct block *k = block_at(&e->blocks, i);
+                struct part *p = block_part(k, l->space, l->shard);
+                if (k->state != BLOCK_RESIDENT)
+                        return KVT_E_MISS;
+                if (p->at.slab)
+                        return 0;
+                if (p->xfer != POOL_NONE) {
+                        x = pool_at(&e->xfers, p->xfer);
+                        if (x->kind != XFER_LOAD)
+                                return KVT_E_AGAIN;
+                        list_append(&x->loads, &l->link);
+                        return PUT_PENDING;
+                }
+        } else if (!get_is_whole(e, l->space, l->key)) {
+                return KVT_E_MISS;
+        }
+        int r = begin(e, l->space, l->shard, l->key, &x);
+        if (r == KVT_E_AGAIN) {
+                list_append(&e->loads, &l->link);
+                return PUT_PENDING;
+        }
+        if (r != 0)
+                return r;
+        list_append(&x->loads, &l->link);
+        return PUT_PENDING;
+}
+
+void load_forget(struct load *l)
+{
+        list_remove(&l->link);
+}
+
+void load_ahead(struct engine *e, uint32_t entry)
+{
+        struct ahead *q = &e->ahead;
+
+        if (entry == POOL_NONE || q->n == q->max)
+                return;
+        q->entries[(q->head + q->n++) % q->max] = entry;
+        e->room = true;
+}
+
+void load_missing(struct engine *e, struct space *s, uint32_t i)
+{
+        struct block *k = block_at(&e->blocks, i);
+
+        for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
+                if (!block_part(k, s, shard)->at.slab && block_part(k, s, shard)->xfer == POOL_NONE)
+                        load_ahead(e, nvme_find(&e->nvme, s, shard, k->key));
+}
+
+void load_followers(struct engine *e, struct space *s, const uint8_t *keys, uint32_t n)
+{
+        struct catalog *c = &e->nvme.catalog;
+        uint32_t i = POOL_NONE;
+
+        for (uint32_t k = n > 1 ? n - 1 : n; k < n; k++) { /* the last step says where the chain went */
+                uint32_t parent = nvme_find(&e->nvme, s, 0, keys + 16 * (k - 1)), child = nvme_find(&e->nvme, s, 0, keys + 16 * k);
+                if (parent != POOL_NONE && child != POOL_NONE)
+                        catalog_followed(c, parent, child);
+        }
+        i = nvme_find(&e->nvme, s, 0, keys + 16 * (n - 1));
+        for (uint64_t left = e->conf->p.nvme_readahead_blocks; left && i != POOL_NONE; left--) {
+                i = catalog_follower(c, i);
+                if (i == POOL_NONE)
+                        return;
+                uint8_t key[16];
+                memcpy(key, catalog_at(c, i)->key, 16);
+                uint32_t b = blocks_find(&e->blocks, s->id, key);
+                if (b != POOL_NONE && !block_at(&e->blocks, b)->stub)
+                        continue;
+                for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
+                        load_ahead(e, nvme_find(&e->nvme, s, shard, key));
+                metrics.c_readahead++;
+        }
+}
+
+void load_some(struct engine *e)
+{
+        struct list again;
+        struct ahead *q = &e->ahead;
+
+        list_init(&again);
+        while (!list_empty(&e->loads)) {
+                struct load *l = list_first(&e->loads, struct load, link);
+                list_remove(&l->link);
+                list_append(&again, &l->link);
+        }
+        while (!list_empty(&again)) {
+                struct load *l = list_first(&again, struct load, link);
+                list_remove(&l->link);
+                int r = load_start(e, l);
+                if (r != PUT_PENDING)
+                        l->done(e, l, r);
+        }
+        while (q->n && e->n_loading < AHEAD_MAX && list_empty(&e->loads)) {
+                uint32_t i = q->entries[q->head];
+                struct entry *x = catalog_at(&e->nvme.catalog, i);
+                struct xfer *ignored;
+                int r = 0;
+                if (entry_live(x)) { /* the number may be another one's by now, which does no harm */
+                        struct space *s = space_at(&e->tenants, entry_space(x));
+                        uint8_t key[16];
+                        memcpy(key, x->key, 16);
+                        uint32_t b = blocks_find(&e->blocks, s->id, key), shard = entry_shard(x);
+                        struct block *k = b != POOL_NONE ? block_at(&e->blocks, b) : NULL;
+                        bool there = k && (k->state != BLOCK_RESIDENT || block_part(k, s, shard)->at.slab || block_part(k, s, shard)->xfer != POOL_NONE);
+                        if (!there)
+                                r = begin(e, s, shard, key, &ignored);
+                }
+                if (r == KVT_E_AGAIN)
+                        return;
+                q->head = (q->head + 1) % q->max;
+                q->n--;
+                if (r == KVT_E_AGAIN_LEASED || r == KVT_E_QUOTA) { /* memory is full of what is in use: nothing more ahead of need */
+                        q->n = 0;
+                        return;
+                }
+        }
+}
+
+/* fetches */
+
+static void fetch_done(struct engine *e, struct xfer *x, void *arg)
+{
+        struct get *g = arg;
+
+        if (x->result == KVT_E_CORRUPT || x->result == KVT_E_IO)
+                nvme_quarantine(&e->nvme, &x->read, x->space, x->shard, x->key);
+        if (x->result == 0) {
+                metrics.c_nvme_gets++;
+                metrics.c_nvme_get_bytes += ((uint64_t)x->read.n_buf_pages[0] + x->read.n_buf_pages[1]) * FORMAT_PAGE_BYTES;
+        }
+        nvme_read_end(&e->nvme, &x->read);
+        g->xfer = NULL;
+        g->done(e, g, x->result);
+}
+
+int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging, uint64_t offset,
+                uint32_t first_plane, uint32_t end_plane)
+{
+        uint32_t entry = nvme_find(&e->nvme, s, shard, key);
+        struct xfer *x;
+
+        if (entry == POOL_NONE || !get_is_whole(e, s, key))
+                return KVT_E_MISS;
+        x = xfer_new(e, XFER_FETCH, s, staging, (struct location){});
+        if (!x)
+                return KVT_E_AGAIN;
+        x->read = (struct nvme_read){.first_byte = s->geometry.offsets[first_plane],
+                                     .n_bytes = s->geometry.offsets[end_plane] - s->geometry.offsets[first_plane],
+                                     .done = load_read};
+        int r = nvme_read_begin(&e->nvme, &x->read, entry);
+        if (r != 0) {
+                xfer_free(e, x);
+                return r;
+        }
+        catalog_at(&e->nvme.catalog, entry)->flags |= ENTRY_USED;
+        memcpy(x->key, key, 16);
+        x->shard = shard;
+        x->offset = offset;
+        x->first_plane = first_plane;
+        x->end_plane = end_plane;
+        x->done = fetch_done;
+        x->arg = g;
+        x->state = XFER_READING;
+        g->xfer = x;
+        return 0 + PUT_PENDING;
+}

@@ -1,0 +1,718 @@
+/* Recovery: what a device holds is learned again, while clients are served already: a key that is not found yet is a miss.
+ *
+ *     headers of all segments --> newest first: footer --good--> its entries into the catalog
+ *                                                 '--none--> scan: record by record, payloads and all, up to the first that does not verify;
+ *                                                            what was found gets a footer
+ *
+ * A footer's entries name their space by a digest; a digest that is new is looked up in the record that describes it, first.
+ *
+ * Of two records of one block the one written last counts, whichever is seen first (generation, page). Drops are remembered as DEAD entries with their
+ * place until all is read; newest first means that a dropped record is hardly ever seen alive.
+ *
+ * Loop thread; the device's ring reads. What is read is foreign. */
+#include <string.h>
+#include <time.h>
+
+#include "daemon/store/tier_nvme.h"
+#include "daemon/util/clock.h"
+#include "daemon/util/log.h"
+#include "daemon/util/metrics.h"
+#include "libclient/codec/hash.h"
+
+enum { WINDOW = 16, TAIL_BYTES = 16384, SCAN_BYTES = 4 << 20, SPACES_MAX = 4096 };
+
+enum slot_state { SLOT_IDLE, SLOT_READING, SLOT_READY };
+struct slot { /* a footer that is read ahead */
+        struct recovery *recovery;
+        uint32_t segment;
+        enum slot_state state;
+        uint8_t *buf;
+        uint32_t n_bytes;
+        int result;
+};
+
+struct known_space { /* by digest */
+        uint8_t digest[16];
+        struct space *space; /* kept open until the end; NULL: its descriptor is no good */
+        uint64_t purged_generation; /* records before this place are void */
+        uint32_t purged_page;
+};
+
+struct recovery {
+        struct nvme_device *device;
+        uint64_t started_usec;
+        bool dead; /* freed when the last operation comes back */
+        uint32_t n_ios;
+        /* headers */
+        uint32_t i_header, n_headers_pending;
+        uint32_t *order; /* owned: segments in use, newest first */
+        uint32_t n_order, i_ahead, i_next;
+        struct slot slots[WINDOW];
+        struct known_space *spaces; /* owned */
+        uint32_t n_spaces, max_spaces;
+        /* the segment at hand */
+        uint8_t *buf; /* a descriptor, or a window of a scan */
+        uint32_t n_buf;
+        bool busy;
+        uint32_t scan_page; /* where the window starts */
+        uint32_t want_bytes;
+        struct footer_entry *entries; /* owned; of a scan */
+        uint32_t n_entries, max_entries;
+        uint32_t *scan_spaces; /* owned: entry numbers of descriptors in a scan, by known space */
+};
+
+static void recovery_step(struct recovery *r);
+
+static bool gone(struct recovery *r)
+{
+        r->n_ios--;
+        if (!r->dead)
+                return false;
+        if (!r->n_ios)
+                free(r);
+        return true;
+}
+
+static void give(struct recovery *r, uint8_t **buf, uint32_t n, int result)
+{
+        if (*buf && result != -ETIMEDOUT && result != -ECANCELED)
+                buffers_give(&r->device->buffers, *buf, n);
+        *buf = NULL;
+}
+
+void recovery_free(struct nvme_device *d)
+{
+        struct recovery *r = d->recovery;
+
+        if (!r)
+                return;
+        d->recovery = NULL;
+        for (uint32_t i = 0; i < r->n_spaces; i++)
+                if (r->spaces[i].space)
+                        r->spaces[i].space->n_open--; /* an empty one is forgotten when it is next settled */
+        free(r->order);
+        free(r->spaces);
+        free(r->entries);
+        free(r->scan_spaces);
+        r->order = NULL;
+        r->spaces = NULL;
+        r->entries = NULL;
+        r->scan_spaces = NULL;
+        for (int i = 0; i < WINDOW; i++)
+                if (r->slots[i].state == SLOT_READY)
+                        give(r, &r->slots[i].buf, r->slots[i].n_bytes, 0);
+        r->dead = true;
+        if (!r->n_ios)
+                free(r);
+}
+
+/* spaces */
+
+static struct known_space *known(struct recovery *r, const uint8_t digest[16])
+{
+        for (uint32_t i = 0; i < r->n_spaces; i++)
+                if (!memcmp(r->spaces[i].digest, digest, 16))
+                        return &r->spaces[i];
+        return NULL;
+}
+
+/* payload: the descriptor's bytes, checked against the record's hash; n 0: unreadable. NULL: no memory, or too many. */
+static struct known_space *learn_space(struct recovery *r, const uint8_t digest[16], const void *payload, size_t n)
+{
+        struct nvme *v = r->device->nvme;
+        struct space_descriptor sd;
+        uint8_t real[16];
+
+        if (r->n_spaces == r->max_spaces) {
+                uint32_t max = r->max_spaces ? 2 * r->max_spaces : 16;
+                struct known_space *grown = max <= SPACES_MAX ? reallocarray(r->spaces, max, sizeof *grown) : NULL;
+                if (!grown)
+                        return NULL;
+                r->spaces = grown;
+                r->max_spaces = max;
+        }
+        struct known_space *k = &r->spaces[r->n_spaces++];
+        *k = (struct known_space){};
+        memcpy(k->digest, digest, 16);
+        if (!n)
+                return k;
+        space_digest(real, payload, n);
+        if (memcmp(real, digest, 16) || space_descriptor_decode(payload, n, &sd) != 0)
+                return k;
+        struct tenant *t = tenant_get(v->tenants, v->conf, sd.tenant);
+        struct space *s = NULL;
+        bool created;
+        if (t && space_open(v->tenants, t, sd.name, sd.salt, sd.n_salt, &sd.geometry, UINT32_MAX, &s, &created) == 0) {
+                if (s->id < 1u << 24 && !memcmp(s->digest, digest, 16)) {
+                        k->space = s;
+                        s->n_open++;
+                } else if (!s->n_open && !s->n_blocks && !s->n_records) {
+                        space_forget(v->tenants, s);
+                }
+        }
+        space_descriptor_deinit(&sd);
+        return k;
+}
+
+/* entries */
+
+static bool later(const struct nvme *v, struct record_at a, uint64_t generation, uint32_t page)
+{
+        const struct nvme_device *d = v->devices[a.device];
+        uint64_t g = d->segments ? d->segments[a.segment].generation : 0;
+
+        return g != generation ? g > generation : a.page >= page;
+}
+
+static void recover_block(struct recovery *r, struct known_space *k, const struct footer_entry *e, uint32_t segment, uint64_t generation)
+{
+        struct nvme_device *d = r->device;
+        struct nvme *n = d->nvme;
+        struct space *s = k->space;
+        struct record_at at = {d->i, segment, e->page, e->n_pages};
+
+        if (!s || e->n_shards != s->geometry.n_shards || e->shard >= e->n_shards || e->raw_bytes != s->geometry.part_bytes ||
+            k->purged_generation > generation || (k->purged_generation == generation && k->purged_page > e->page))
+                return;
+        uint32_t i = catalog_find(&n->catalog, s->id, e->shard, e->key);
+        struct entry *old = i != POOL_NONE ? catalog_at(&n->catalog, i) : NULL;
+        if (old && (old->flags & (ENTRY_LIVE | ENTRY_DROPPED))) {
+                struct record_at where = entry_place(old);
+                if (later(n, where, generation, e->page))
+                        return;
+                if (old->flags & ENTRY_LIVE) {
+                        nvme_account(n, s, where, -1);
+                        entry_move(old, at);
+                        nvme_account(n, s, at, 1);
+                        return;
+                }
+        }
+        i = catalog_add(&n->catalog, s->id, e->shard, e->key, e->flags & RECORD_HAS_PARENT ? e->parent : NULL, at,
+                        e->flags & RECORD_DURABLE ? ENTRY_DURABLE | ENTRY_USED : 0);
+        if (i == POOL_NONE)
+                return;
+        nvme_account(n, s, at, 1);
+        s->n_records++;
+        s->tenant->n_records++;
+        d->counters.n_recovered++;
+        metrics.c_nvme_recovered++;
+}
+
+static void recover_drops(struct recovery *r, struct known_space *k, const struct drop_entry *drops, size_t n_drops, uint32_t segment,
+                          uint64_t generation, uint32_t page)
+{
+        struct nvme_device *d = r->device;
+        struct nvme *n = d->nvme;
+        struct space *s = k->space;
+
+        d->segments[segment].has_drops = true;
+        for (size_t i = 0; s && i < n_drops; i++) {
+                if (drops[i].what == 1) { /* the whole space; what is older and was seen already goes at the end, see purge_step() */
+                        if (k->purged_generation < generation || (k->purged_generation == generation && k->purged_page < page)) {
+                                k->purged_generation = generation;
+                                k->purged_page = page;
+                        }
+                        continue;
+                }
+                for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
+                        uint32_t e = catalog_find(&n->catalog, s->id, shard, drops[i].key);
+                        if (e != POOL_NONE && (catalog_at(&n->catalog, e)->flags & (ENTRY_LIVE | ENTRY_DROPPED)) &&
+                            later(n, entry_place(catalog_at(&n->catalog, e)), generation, page))
+                                continue;
+                        if (e != POOL_NONE && entry_live(catalog_at(&n->catalog, e)))
+                                nvme_forget(n, e, KVT_WHY_DROPPED);
+                        catalog_add_drop(&n->catalog, s->id, shard, drops[i].key, (struct record_at){d->i, segment, page, 1});
+                }
+        }
+}
+
+/* reading */
+
+static bool read_buf(struct recovery *r, uint64_t offset, uint32_t bytes, void (*done)(struct nvme_io *, int, void *))
+{
+        r->buf = buffers_take(&r->device->buffers, bytes);
+        r->n_buf = bytes;
+        if (!r->buf || !device_io(r->device, RING_READ, r->buf, offset, bytes, done, r)) {
+                give(r, &r->buf, bytes, 0);
+                return false; /* tried again at the next step */
+        }
+        r->n_ios++;
+        r->busy = true;
+        return true;
+}
+
+static void segment_finished(struct recovery *r)
+{
+        struct slot *s = &r->slots[r->i_next % WINDOW];
+
+        give(r, &s->buf, s->n_bytes, 0);
+        s->state = SLOT_IDLE;
+        r->i_next++;
+        r->scan_page = 0;
+}
+
+/* footers */
+
+static void descriptor_read(struct nvme_io *io, int result, void *arg)
+{
+        struct recovery *r = arg;
+        struct nvme_device *d = r->device;
+        uint8_t *buf = r->buf;
+
+        if (gone(r))
+                return;
+        r->busy = false;
+        struct slot *s = &r->slots[r->i_next % WINDOW];
+        struct place at = {d->sb.uuid, s->segment, d->segments[s->segment].generation, 0};
+        const struct footer_entry *es = (const struct footer_entry *)(const void *)s->buf;
+        struct footer_trailer t;
+        uint64_t n;
+        ASSERT(footer_peek(s->buf + s->n_bytes - 64, &at, d->sb.segment_bytes, &t, &n) == 0);
+        for (uint32_t i = 0; i < t.n_entries; i++) {
+                const struct footer_entry *e = &es[i];
+                if (e->type != RECORD_SPACE || known(r, e->key))
+                        continue;
+                struct record_header *h = (struct record_header *)(void *)buf;
+                at.page = e->page;
+                bool good = result == 0 && record_header_check(h, r->n_buf, &at, e->n_pages) == 0 && h->type == RECORD_SPACE &&
+                            record_payload_check(h, record_payload(h)) == 0;
+                if (result < 0)
+                        device_count_error(d, false);
+                if (!learn_space(r, e->key, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0))
+                        segment_finished(r); /* no memory: the segment's records stay unknown */
+                break;
+        }
+        give(r, &r->buf, r->n_buf, result);
+        recovery_step(r);
+}
+
+static void drops_read(struct nvme_io *io, int result, void *arg);
+
+/* A footer that verified. False: something has to be read first. */
+static bool apply_footer(struct recovery *r, struct slot *s, const struct footer_trailer *t)
+{
+        struct nvme_device *d = r->device;
+        const struct footer_entry *es = (const struct footer_entry *)(const void *)s->buf;
+        uint64_t generation = d->segments[s->segment].generation;
+
+        for (uint32_t i = 0; i < t->n_entries; i++)
+                if (es[i].type == RECORD_SPACE && !known(r, es[i].key)) {
+                        struct record_at at = {d->i, s->segment, es[i].page, es[i].n_pages};
+                        read_buf(r, device_page_offset(d, at), es[i].n_pages * FORMAT_PAGE_BYTES, descriptor_read);
+                        return false;
+                }
+        /* newest first: a drop is known before what it voids; scan_page counts the drops of this segment that were read */
+        for (uint32_t i = t->n_entries; i-- > 0;) {
+                if (es[i].type != RECORD_DROP || (r->scan_page && es[i].page >= r->scan_page))
+                        continue;
+                struct record_at at = {d->i, s->segment, es[i].page, es[i].n_pages};
+                if (read_buf(r, device_page_offset(d, at), es[i].n_pages * FORMAT_PAGE_BYTES, drops_read))
+                        r->scan_page = es[i].page;
+                return false;
+        }
+        for (uint32_t i = t->n_entries; i-- > 0;)
+                if (es[i].type == RECORD_BLOCK) {
+                        struct known_space *k = known(r, es[es[i].space].key);
+                        if (k)
+                                recover_block(r, k, &es[i], s->segment, generation);
+                }
+        d->segments[s->segment].state = SEGMENT_SEALED;
+        return true;
+}
+
+static void drops_read(struct nvme_io *io, int result, void *arg)
+{
+        struct recovery *r = arg;
+        struct nvme_device *d = r->device;
+
+        if (gone(r))
+                return;
+        r->busy = false;
+        struct slot *s = &r->slots[r->i_next % WINDOW];
+        uint64_t generation = d->segments[s->segment].generation;
+        struct place at = {d->sb.uuid, s->segment, generation, r->scan_page};
+        struct record_header *h = (struct record_header *)(void *)r->buf;
+        if (result == 0 && record_header_check(h, r->n_buf, &at, r->n_buf / FORMAT_PAGE_BYTES) == 0 && h->type == RECORD_DROP &&
+            record_payload_check(h, record_payload(h)) == 0) {
+                struct known_space *k = known(r, h->space);
+                if (k)
+                        recover_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation, r->scan_page);
+        } else if (result < 0) {
+                device_count_error(d, false);
+        }
+        give(r, &r->buf, r->n_buf, result);
+        recovery_step(r);
+}
+
+/* scans */
+
+static bool scan_add(struct recovery *r, const struct record_header *h)
+{
+        uint32_t space = 0xffff;
+
+        if (r->n_entries == r->max_entries) {
+                uint32_t n = r->max_entries ? 2 * r->max_entries : 64;
+                struct footer_entry *grown = reallocarray(r->entries, n, sizeof *grown);
+                if (!grown)
+                        return false;
+                r->entries = grown;
+                r->max_entries = n;
+        }
+        if (h->type == RECORD_BLOCK || h->type == RECORD_DROP) {
+                for (uint32_t i = 0; i < r->n_entries && space == 0xffff; i++)
+                        if (r->entries[i].type == RECORD_SPACE && !memcmp(r->entries[i].key, h->space, 16))
+                                space = i;
+                if (space == 0xffff)
+                        return false; /* a record whose space is not described before it */
+        }
+        struct footer_entry *e = &r->entries[r->n_entries++];
+        *e = (struct footer_entry){
+                .page = h->page,
+                .n_pages = h->n_pages,
+                .space = (uint16_t)space,
+                .flags = h->flags,
+                .type = h->type,
+                .codec = h->codec,
+                .shard = h->shard,
+                .n_shards = h->n_shards,
+                .raw_bytes = h->raw_bytes,
+                .max_rel_l2 = h->max_rel_l2,
+        };
+        memcpy(e->key, h->key, 16);
+        memcpy(e->parent, h->parent, 16);
+        return true;
+}
+
+static void scan_finished(struct recovery *r, struct slot *s, bool torn)
+{
+        struct nvme_device *d = r->device;
+        uint32_t n = r->n_entries, end = r->scan_page;
+        uint64_t generation = d->segments[s->segment].generation;
+
+        if (torn) {
+                d->counters.n_torn++;
+                metrics.c_nvme_torn++;
+        }
+        for (uint32_t i = n; i-- > 0;)
+                if (r->entries[i].type == RECORD_BLOCK) {
+                        struct known_space *k = known(r, r->entries[r->entries[i].space].key);
+                        if (k)
+                                recover_block(r, k, &r->entries[i], s->segment, generation);
+                }
+        if (n) {
+                log_close_scanned(d, s->segment, TAKE_PTR(r->entries), n, end);
+        } else {
+                free(TAKE_PTR(r->entries));
+                d->segments[s->segment].state = SEGMENT_FREE;
+                d->n_free++;
+        }
+        r->n_entries = r->max_entries = 0;
+        segment_finished(r);
+}
+
+static void scan_read(struct nvme_io *io, int result, void *arg)
+{
+        struct recovery *r = arg;
+        struct nvme_device *d = r->device;
+        uint32_t done = 0, n_pages = r->n_buf / FORMAT_PAGE_BYTES;
+        bool torn = false, end = false;
+
+        if (gone(r))
+                return;
+        r->busy = false;
+        struct slot *s = &r->slots[r->i_next % WINDOW];
+        uint64_t generation = d->segments[s->segment].generation;
+        r->want_bytes = 0;
+        while (result == 0 && done < n_pages) {
+                uint32_t page = r->scan_page + done, max = device_segment_pages(d) - page;
+                struct record_header *h = (struct record_header *)(void *)(r->buf + (size_t)done * FORMAT_PAGE_BYTES);
+                struct place at = {d->sb.uuid, s->segment, generation, page};
+                int c = record_header_check(h, (uint64_t)(n_pages - done) * FORMAT_PAGE_BYTES, &at, max);
+                if (c == -EAGAIN || (c == 0 && h->n_pages > n_pages - done)) {
+                        uint32_t need = (c == 0 ? h->n_pages : MIN(h->header_pages, max)) * FORMAT_PAGE_BYTES;
+                        if (done == 0 && need <= r->n_buf)
+                                torn = end = true; /* cannot be: the window was as long as asked for */
+                        r->want_bytes = MAX(need, (uint32_t)SCAN_BYTES);
+                        break;
+                }
+                if (c != 0 || (h->type != RECORD_PAD && record_payload_check(h, record_payload(h)) != 0)) {
+                        uint8_t zero[FORMAT_PAGE_BYTES] = {};
+                        torn = memcmp(h, zero, sizeof zero) && !memcmp(h->magic, "kvtR", 4) && h->generation == generation;
+                        end = true; /* nothing more, or the record that was being written */
+                        break;
+                }
+                if (h->type == RECORD_SPACE && !known(r, h->key) && !learn_space(r, h->key, record_payload(h), h->stored_bytes)) {
+                        end = true;
+                        break;
+                }
+                if (!scan_add(r, h)) {
+                        end = true;
+                        break;
+                }
+                if (h->type == RECORD_DROP) {
+                        struct known_space *k = known(r, h->space);
+                        if (k)
+                                recover_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation, page);
+                }
+                done += h->n_pages;
+        }
+        if (result < 0) {
+                device_count_error(d, false);
+                torn = end = true;
+        }
+        give(r, &r->buf, r->n_buf, result);
+        if (d->recovery != r) /* counting the error failed the device */
+                return;
+        r->scan_page += done;
+        if (end || r->scan_page >= device_segment_pages(d))
+                scan_finished(r, s, torn);
+        recovery_step(r);
+}
+
+static void scan_some(struct recovery *r, struct slot *s)
+{
+        struct nvme_device *d = r->device;
+        uint32_t left, bytes;
+
+        if (!r->scan_page) {
+                r->scan_page = 1;
+                r->want_bytes = SCAN_BYTES;
+        }
+        left = (device_segment_pages(d) - r->scan_page) * FORMAT_PAGE_BYTES;
+        bytes = MIN(r->want_bytes ?: (uint32_t)SCAN_BYTES, left);
+        if (bytes > d->buffers.n_pages / 2 * FORMAT_PAGE_BYTES) {
+                scan_finished(r, s, true);
+                recovery_step(r);
+                return;
+        }
+        read_buf(r, format_segment_offset(&d->sb, s->segment) + (uint64_t)r->scan_page * FORMAT_PAGE_BYTES, bytes, scan_read);
+}
+
+/* reading ahead */
+
+static void tail_read(struct nvme_io *io, int result, void *arg)
+{
+        struct slot *s = arg;
+        struct recovery *r = s->recovery;
+        uint8_t *buf = s->buf;
+        struct nvme_device *d = r->device;
+
+        if (r->dead) {
+                if (result != -ETIMEDOUT && result != -ECANCELED)
+                        buffers_give(&d->buffers, buf, s->n_bytes);
+                gone(r);
+                return;
+        }
+        gone(r);
+        s->state = SLOT_READY;
+        s->result = result;
+        if (result < 0) {
+                give(r, &s->buf, s->n_bytes, result);
+                device_count_error(d, false);
+                if (d->recovery != r)
+                        return;
+        }
+        recovery_step(r);
+}
+
+static bool read_tail(struct recovery *r, struct slot *s, uint32_t bytes)
+{
+        struct nvme_device *d = r->device;
+
+        s->recovery = r;
+        s->buf = buffers_take(&d->buffers, bytes);
+        s->n_bytes = bytes;
+        if (!s->buf || !device_io(d, RING_READ, s->buf, format_segment_offset(&d->sb, s->segment) + d->sb.segment_bytes - bytes, bytes,
+                                  tail_read, s)) {
+                give(r, &s->buf, bytes, 0);
+                return false;
+        }
+        s->state = SLOT_READING;
+        r->n_ios++;
+        return true;
+}
+
+/* The segment at hand, as far as it goes without waiting. True: it is finished. */
+static bool segment_step(struct recovery *r, struct slot *s)
+{
+        struct nvme_device *d = r->device;
+        struct place at = {d->sb.uuid, s->segment, d->segments[s->segment].generation, 0};
+        struct footer_trailer t;
+        uint64_t n;
+
+        if (s->buf && !r->entries && footer_peek(s->buf + s->n_bytes - 64, &at, d->sb.segment_bytes, &t, &n) == 0) {
+                if (n > s->n_bytes && n <= (uint64_t)d->buffers.n_pages / 2 * FORMAT_PAGE_BYTES) {
+                        give(r, &s->buf, s->n_bytes, 0);
+                        s->state = SLOT_IDLE;
+                        if (!read_tail(r, s, (uint32_t)n))
+                                s->state = SLOT_IDLE;
+                        return false;
+                }
+                if (n < s->n_bytes) { /* entries at the start, as footer_check() wants them */
+                        memmove(s->buf, s->buf + s->n_bytes - n, n);
+                        buffers_give(&d->buffers, s->buf + n, s->n_bytes - n);
+                        s->n_bytes = (uint32_t)n;
+                }
+                if (n == s->n_bytes && footer_check(s->buf, n, &at, d->sb.segment_bytes) == 0) {
+                        if (!apply_footer(r, s, &t))
+                                return false;
+                        segment_finished(r);
+                        return true;
+                }
+        }
+        if (s->buf)
+                give(r, &s->buf, s->n_bytes, 0);
+        scan_some(r, s);
+        return false;
+}
+
+static void recovery_finished(struct recovery *r)
+{
+        struct nvme_device *d = r->device;
+        uint32_t cursor = 0;
+        bool last = true;
+
+        for (uint32_t i = 0; i < d->nvme->n_devices; i++)
+                last &= d->nvme->devices[i] == d || d->nvme->devices[i]->state != DEVICE_RECOVERING;
+        /* records that were seen before the purge that voids them */
+        for (uint32_t i = 0; i < r->n_spaces; i++) {
+                struct known_space *k = &r->spaces[i];
+                for (uint32_t e = 1; k->space && k->purged_generation && e <= d->nvme->catalog.pool.n_touched; e++) {
+                        struct entry *x = catalog_at(&d->nvme->catalog, e);
+                        if (entry_live(x) && entry_space(x) == k->space->id &&
+                            !later(d->nvme, entry_place(x), k->purged_generation, k->purged_page))
+                                nvme_forget(d->nvme, e, KVT_WHY_PURGED);
+                }
+        }
+        if (last) /* else another device may still hold what a drop here voids */
+                while (!catalog_forget_drops(&d->nvme->catalog, &cursor, UINT32_MAX))
+                        ;
+        d->counters.recover_usec = clock_usec() - r->started_usec;
+        d->state = DEVICE_SERVING;
+        log_info("%s: %llu records of %llu segments recovered in %llu ms, %llu torn", d->path, (unsigned long long)d->n_records,
+                 (unsigned long long)d->sb.n_segments, (unsigned long long)d->counters.recover_usec / 1000,
+                 (unsigned long long)d->counters.n_torn);
+        recovery_free(d);
+        log_settle(d);
+        if (d->nvme->on_room)
+                d->nvme->on_room(d->nvme, d->nvme->arg);
+}
+
+static void recovery_step(struct recovery *r)
+{
+        while (!r->busy) {
+                while (r->i_ahead < r->n_order && r->i_ahead < r->i_next + WINDOW) {
+                        struct slot *s = &r->slots[r->i_ahead % WINDOW];
+                        s->segment = r->order[r->i_ahead];
+                        if (!read_tail(r, s, (uint32_t)MIN((uint64_t)TAIL_BYTES, r->device->sb.segment_bytes)))
+                                break;
+                        r->i_ahead++;
+                }
+                if (r->i_next == r->n_order) {
+                        recovery_finished(r);
+                        return;
+                }
+                struct slot *s = &r->slots[r->i_next % WINDOW];
+                if (r->i_next == r->i_ahead || s->state != SLOT_READY)
+                        return;
+                if (!segment_step(r, s))
+                        return;
+        }
+}
+
+/* headers */
+
+static int newest_first(const void *a, const void *b, void *arg)
+{
+        const struct nvme_device *d = arg;
+        uint64_t x = d->segments[*(const uint32_t *)a].generation, y = d->segments[*(const uint32_t *)b].generation;
+
+        return x < y ? 1 : x > y ? -1 : 0;
+}
+
+void recovery_kick(struct nvme_device *d)
+{
+        struct recovery *r = d->recovery;
+
+        if (r && r->i_header == d->sb.n_segments && !r->n_headers_pending)
+                recovery_step(r);
+}
+
+static void headers_step(struct recovery *r);
+
+static void header_read(struct nvme_io *io, int result, void *arg)
+{
+        struct recovery *r = arg;
+        struct nvme_device *d = r->device;
+        uint8_t *page = io->op.buf;
+        uint32_t i = (uint32_t)((io->op.offset - FORMAT_SEGMENTS_START) / d->sb.segment_bytes);
+        struct segment_header h = {};
+
+        if (r->dead) {
+                if (result != -ETIMEDOUT && result != -ECANCELED)
+                        buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
+                gone(r);
+                return;
+        }
+        gone(r);
+        r->n_headers_pending--;
+        struct segment *s = &d->segments[i];
+        struct place at = {d->sb.uuid, i, 0, 0};
+        if (result == 0 && segment_header_decode(page, &at, &h) == 0 && h.generation) {
+                s->generation = h.generation;
+                s->opened_sec = h.opened_sec;
+                s->state = SEGMENT_UNKNOWN;
+                d->nvme->generation = MAX(d->nvme->generation, h.generation);
+                r->order[r->n_order++] = i;
+        } else {
+                s->state = SEGMENT_FREE;
+                s->virgin = result == 0;
+                d->n_free++;
+        }
+        if (result != -ETIMEDOUT && result != -ECANCELED)
+                buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
+        if (result < 0) {
+                device_count_error(d, false);
+                if (d->recovery != r)
+                        return;
+        }
+        headers_step(r);
+}
+
+static void headers_step(struct recovery *r)
+{
+        struct nvme_device *d = r->device;
+
+        while (r->i_header < d->sb.n_segments && r->n_headers_pending < 64) {
+                void *page = buffers_take(&d->buffers, FORMAT_PAGE_BYTES);
+                if (!page || !device_io(d, RING_READ, page, format_segment_offset(&d->sb, r->i_header), FORMAT_PAGE_BYTES, header_read, r)) {
+                        if (page)
+                                buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
+                        if (!r->n_headers_pending)
+                                device_fail(d, false, "no memory to read it");
+                        return;
+                }
+                r->n_ios++;
+                r->n_headers_pending++;
+                r->i_header++;
+        }
+        if (r->i_header == d->sb.n_segments && !r->n_headers_pending) {
+                qsort_r(r->order, r->n_order, sizeof *r->order, newest_first, d);
+                recovery_step(r);
+        }
+}
+
+void recovery_start(struct nvme_device *d)
+{
+        struct recovery *r = new0(struct recovery, 1);
+
+        if (!r || !(r->order = new0(uint32_t, d->sb.n_segments))) {
+                free(r);
+                device_fail(d, false, "no memory to recover it");
+                return;
+        }
+        r->device = d;
+        r->started_usec = clock_usec();
+        d->recovery = r;
+        headers_step(r);
+}

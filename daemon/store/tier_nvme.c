@@ -1,0 +1,309 @@
+/* The NVMe tier as the engine sees it: finding and reading records, taking them out, remembering that they are out. */
+#include <string.h>
+
+#include "daemon/store/tier_nvme.h"
+#include "daemon/util/clock.h"
+#include "daemon/util/log.h"
+#include "daemon/util/metrics.h"
+
+enum { DROPS_A_RECORD = FORMAT_PAGE_BYTES / sizeof(struct drop_entry), DROPS_MAX = 1 << 16 };
+
+static bool readable(const struct nvme_device *d)
+{
+        return d->segments && (d->state == DEVICE_SERVING || d->state == DEVICE_DRAINING || d->state == DEVICE_RECOVERING);
+}
+
+uint32_t nvme_find(const struct nvme *n, const struct space *s, uint32_t shard, const uint8_t key[16])
+{
+        uint32_t i = s->n_records ? catalog_find_live(&n->catalog, s->id, shard, key) : POOL_NONE;
+
+        return i != POOL_NONE && readable(n->devices[entry_place(catalog_at(&n->catalog, i)).device]) ? i : POOL_NONE;
+}
+
+void nvme_account(struct nvme *n, struct space *s, struct record_at at, int sign)
+{
+        struct nvme_device *d = n->devices[at.device];
+        uint64_t bytes = (uint64_t)(sign * (int64_t)at.n_pages * FORMAT_PAGE_BYTES);
+
+        if (d->segments)
+                d->segments[at.segment].live_pages += (uint32_t)(sign * (int32_t)at.n_pages);
+        d->used_bytes += bytes;
+        d->n_records += (uint64_t)(int64_t)sign;
+        s->record_bytes += bytes;
+        s->tenant->record_bytes += bytes;
+        n->tier.used_bytes += bytes;
+        n->tier.payload_bytes += (uint64_t)(sign * (int64_t)s->geometry.part_bytes);
+}
+
+struct space *nvme_space_of(const struct nvme *n, const uint8_t digest[16])
+{
+        list_for_each (s, &n->tenants->spaces, struct space, link)
+                if (!memcmp(s->digest, digest, 16))
+                        return s;
+        return NULL;
+}
+
+static void take_out(struct nvme *n, uint32_t i)
+{
+        struct entry *e = catalog_at(&n->catalog, i);
+        struct space *s = space_at(n->tenants, entry_space(e));
+
+        nvme_account(n, s, entry_place(e), -1);
+        s->n_records--;
+        s->tenant->n_records--;
+        catalog_remove(&n->catalog, i);
+}
+
+void nvme_forget(struct nvme *n, uint32_t i, int why)
+{
+        struct entry *e = catalog_at(&n->catalog, i);
+        struct space *s = space_at(n->tenants, entry_space(e));
+        uint32_t shard = entry_shard(e);
+        uint8_t key[16];
+
+        memcpy(key, e->key, 16);
+        s->n_open++; /* it may be the space's last trace */
+        take_out(n, i);
+        if (n->on_gone)
+                n->on_gone(n, s, shard, key, why, n->arg);
+        s->n_open--;
+}
+
+/* reading */
+
+static void read_part_done(struct nvme_read *r, int result, unsigned which)
+{
+        struct nvme_device *d = r->device;
+        struct place at = {d->sb.uuid, r->at.segment, r->generation, r->at.page};
+
+        if (result == -ETIMEDOUT || result == -ECANCELED)
+                r->n_buf_pages[which] = 0; /* the kernel may still write to it */
+        if (result < 0) {
+                r->result = KVT_E_IO;
+                if (result != -ETIMEDOUT && result != -ECANCELED)
+                        device_count_error(d, false);
+        }
+        if (--r->n_pending)
+                return;
+        if (!r->result && record_header_check(r->header, (uint64_t)r->header_pages * FORMAT_PAGE_BYTES, &at, r->at.n_pages) != 0)
+                r->result = KVT_E_CORRUPT;
+        if (!r->result && (r->header->type != RECORD_BLOCK || r->header->n_pages != r->at.n_pages || r->header->header_pages != r->header_pages))
+                r->result = KVT_E_CORRUPT;
+        r->done(r, r->result);
+}
+
+static void read_first(struct nvme_io *io, int result, void *arg)
+{
+        read_part_done(arg, result, 0);
+}
+static void read_second(struct nvme_io *io, int result, void *arg)
+{
+        read_part_done(arg, result, 1);
+}
+
+static void give_bufs(struct nvme_read *r)
+{
+        for (int i = 0; i < 2; i++) {
+                if (r->buf[i] && r->n_buf_pages[i] && r->device->buffers.arena)
+                        buffers_give(&r->device->buffers, r->buf[i], (size_t)r->n_buf_pages[i] * FORMAT_PAGE_BYTES);
+                r->buf[i] = NULL;
+        }
+}
+
+int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
+{
+        const struct entry *e = catalog_at(&n->catalog, entry);
+        const struct space *s = space_at(n->tenants, entry_space(e));
+        struct nvme_device *d;
+
+        r->at = entry_place(e);
+        d = r->device = n->devices[r->at.device];
+        if (!readable(d))
+                return KVT_E_MISS;
+        r->generation = d->segments[r->at.segment].generation;
+        r->result = 0;
+        r->n_pending = 0;
+        r->buf[0] = r->buf[1] = NULL;
+        /* the header's length follows from the geometry: what does not agree is refused when it is read */
+        uint32_t n_hashes = format_pages(s->geometry.part_bytes);
+        r->header_pages = record_header_pages(s->geometry.n_planes, n_hashes);
+        if (r->header_pages >= r->at.n_pages)
+                return KVT_E_MISS;
+        uint64_t payload = (uint64_t)(r->at.n_pages - r->header_pages) * FORMAT_PAGE_BYTES;
+        uint64_t from = MIN(r->first_byte, payload), to = r->n_bytes > payload - from ? payload : from + r->n_bytes;
+        uint32_t first = (uint32_t)(from / FORMAT_PAGE_BYTES), last = format_pages(to);
+        bool together = first <= 8; /* reading a few pages too many is faster than asking twice */
+        uint32_t n0 = r->header_pages + (together ? last : 0), n1 = together ? 0 : last - first;
+
+        r->n_buf_pages[0] = n0;
+        r->n_buf_pages[1] = n1;
+        if (n0 + n1 > d->buffers.n_pages)
+                return KVT_E_MISS;
+        r->buf[0] = buffers_take(&d->buffers, (size_t)n0 * FORMAT_PAGE_BYTES);
+        r->buf[1] = n1 && r->buf[0] ? buffers_take(&d->buffers, (size_t)n1 * FORMAT_PAGE_BYTES) : NULL;
+        if (!r->buf[0] || (n1 && !r->buf[1])) {
+                give_bufs(r);
+                return KVT_E_AGAIN;
+        }
+        r->header = r->buf[0];
+        r->payload = together ? (uint8_t *)r->buf[0] + (size_t)r->header_pages * FORMAT_PAGE_BYTES + from
+                              : (uint8_t *)r->buf[1] + from % FORMAT_PAGE_BYTES;
+        uint64_t offset = device_page_offset(d, r->at);
+        r->n_pending = 1 + (n1 > 0);
+        if (!device_io(d, RING_READ, r->buf[0], offset, (uint64_t)n0 * FORMAT_PAGE_BYTES, read_first, r)) {
+                r->n_pending = 0;
+                give_bufs(r);
+                return KVT_E_AGAIN;
+        }
+        d->segments[r->at.segment].n_reads++;
+        if (n1 && !device_io(d, RING_READ, r->buf[1], offset + (uint64_t)(r->header_pages + first) * FORMAT_PAGE_BYTES,
+                             (uint64_t)n1 * FORMAT_PAGE_BYTES, read_second, r)) {
+                r->n_pending--;
+                r->result = KVT_E_IO;
+        }
+        return 0;
+}
+
+void nvme_read_end(struct nvme *n, struct nvme_read *r)
+{
+        struct nvme_device *d = r->device;
+
+        give_bufs(r);
+        if (d->segments && r->at.segment < d->sb.n_segments && d->segments[r->at.segment].generation == r->generation)
+                d->segments[r->at.segment].n_reads--;
+        if (n->on_room)
+                n->on_room(n, n->arg);
+}
+
+void nvme_quarantine(struct nvme *n, struct nvme_read *r, const struct space *s, uint32_t shard, const uint8_t key[16])
+{
+        uint32_t i = catalog_find_live(&n->catalog, s->id, shard, key);
+        struct record_at now = i != POOL_NONE ? entry_place(catalog_at(&n->catalog, i)) : (struct record_at){};
+
+        if (i == POOL_NONE || now.device != r->at.device || now.segment != r->at.segment || now.page != r->at.page || !readable(r->device) ||
+            r->device->segments[now.segment].generation != r->generation)
+                return; /* it is another one by now */
+        r->device->counters.n_quarantined++;
+        metrics.c_nvme_quarantined++;
+        log_limited(LOG_WARNING, "%s: the record at byte %llu is damaged and taken out of service", r->device->path,
+                    (unsigned long long)device_page_offset(r->device, now));
+        nvme_drop_later(n, space_at(n->tenants, s->id), key, now.device);
+        nvme_forget(n, i, KVT_WHY_CORRUPT);
+}
+
+/* drops: collected, and written before anything else is, so that a record put afterwards is behind them */
+
+struct drops {
+        struct list link; /* in nvme.drops */
+        struct space *space; /* kept open */
+        uint32_t device;
+        uint32_t n;
+        struct nvme_write write;
+        struct nvme *nvme;
+        struct drop_entry entries[DROPS_A_RECORD];
+};
+
+static void drops_free(struct drops *p)
+{
+        struct nvme *n = p->nvme;
+
+        list_remove(&p->link);
+        p->space->n_open--;
+        if (n->on_settle)
+                n->on_settle(n, p->space, n->arg);
+        free(p);
+}
+
+static void drops_written(struct nvme_write *w, int r)
+{
+        struct drops *p = container_of(w, struct drops, write);
+
+        if (r != 0)
+                log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: it could not be written down");
+        drops_free(p);
+}
+
+bool nvme_write_drops(struct nvme *n)
+{
+        list_for_each_safe (p, &n->drops, struct drops, link) {
+                struct nvme_write *w = &p->write;
+                struct nvme_device *d = n->devices[p->device];
+                if (d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING)
+                        continue;
+                *w = (struct nvme_write){.space = p->space, .type = RECORD_DROP, .done = drops_written};
+                w->raw_bytes = w->stored_bytes = p->n * sizeof *p->entries;
+                int r = d->state == DEVICE_SERVING ? nvme_write_begin_on(d, w) : KVT_E_IO;
+                if (r == KVT_E_AGAIN)
+                        return false;
+                if (r != 0) {
+                        drops_written(w, r);
+                        continue;
+                }
+                list_remove(&p->link); /* drops_free() unlinks it once more, from itself */
+                memset(record_payload(w->header), 0, (size_t)(w->n_pages - w->header->header_pages) * FORMAT_PAGE_BYTES);
+                memcpy(record_payload(w->header), p->entries, w->stored_bytes);
+                d->segments[w->at.segment].has_drops = true;
+                nvme_write_submit(n, w, true);
+        }
+        return true;
+}
+
+static void add_drop(struct nvme *n, struct space *s, uint32_t device, const struct drop_entry *e)
+{
+        struct drops *p = NULL;
+
+        list_for_each (i, &n->drops, struct drops, link)
+                if (i->space == s && i->device == device && i->n < DROPS_A_RECORD)
+                        p = i;
+        if (!p) {
+                if (n->n_drops > DROPS_MAX || !(p = new0(struct drops, 1))) {
+                        log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: too many drops wait");
+                        return;
+                }
+                p->nvme = n;
+                p->space = s;
+                p->device = device;
+                s->n_open++;
+                list_append(&n->drops, &p->link);
+        }
+        p->entries[p->n++] = *e;
+}
+
+void nvme_drop_later(struct nvme *n, struct space *s, const uint8_t key[16], uint32_t device)
+{
+        struct drop_entry e = {};
+
+        memcpy(e.key, key, 16);
+        add_drop(n, s, device, &e);
+}
+
+void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16], bool in_flight)
+{
+        uint32_t devices = 0;
+
+        for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
+                uint32_t i = s->n_records ? catalog_find_live(&n->catalog, s->id, shard, key) : POOL_NONE;
+                if (i == POOL_NONE)
+                        continue;
+                devices |= 1u << entry_place(catalog_at(&n->catalog, i)).device;
+                take_out(n, i);
+        }
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                if ((devices >> i & 1) || (in_flight && n->devices[i]->state == DEVICE_SERVING))
+                        nvme_drop_later(n, s, key, i);
+}
+
+void nvme_drop_space(struct nvme *n, struct space *s)
+{
+        struct drop_entry e = {.what = 1};
+
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                if (n->devices[i]->state == DEVICE_SERVING || n->devices[i]->state == DEVICE_RECOVERING)
+                        add_drop(n, s, i, &e);
+}
+
+void nvme_drops_free(struct nvme *n)
+{
+        while (!list_empty(&n->drops))
+                drops_free(list_first(&n->drops, struct drops, link));
+}
