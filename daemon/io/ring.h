@@ -11,6 +11,7 @@
  * (ring_pread.c), and a simulated disk in the tests. */
 #pragma once
 
+#include "daemon/util/assert.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/queue.h"
 
@@ -63,6 +64,7 @@ int ring_pread_open(struct ring **ret, int fd, void *arena, size_t n_arena, stru
 
 static inline void ring_submit(struct ring *r, struct ring_op *op)
 {
+        ASSERT(op->offset % RING_PAGE_BYTES == 0 && op->bytes % RING_PAGE_BYTES == 0 && (uintptr_t)op->buf % RING_PAGE_BYTES == 0);
         op->submitted_usec = clock_usec();
         r->ops->submit(r, op);
 }

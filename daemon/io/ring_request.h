@@ -8,7 +8,6 @@
 #pragma once
 
 #include "daemon/io/ring.h"
-#include "daemon/util/assert.h"
 
 enum { REQUEST_MAX_MERGED_BYTES = 1 << 20 };
 
