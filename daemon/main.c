@@ -4,6 +4,7 @@
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/serve/server.h"
@@ -104,6 +105,30 @@ static int choose_socket(struct conf *c)
         return c->p.socket ? 0 : -ENOMEM;
 }
 
+/* Any user gets a file of its own; root says which devices it means. */
+static int choose_devices(struct conf *c)
+{
+        char path[4096], *slash;
+        const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+
+        if (*c->p.nvme_devices || getuid() == 0)
+                return 0;
+        if (cache && *cache == '/')
+                snprintf(path, sizeof path, "%s/kvtier/nvme.kvt", cache);
+        else if (home && *home == '/')
+                snprintf(path, sizeof path, "%s/.cache/kvtier/nvme.kvt", home);
+        else
+                return 0;
+        for (slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+                *slash = 0;
+                mkdir(path, 0700); /* where it cannot be made, opening the file says so */
+                *slash = '/';
+        }
+        free(c->p.nvme_devices);
+        c->p.nvme_devices = strdup(path);
+        return c->p.nvme_devices ? 0 : -ENOMEM;
+}
+
 static int on_reload(sd_event_source *source, const struct signalfd_siginfo *si, void *arg)
 {
         server_reload(arg, options.config, options.flags, options.n_flags);
@@ -138,7 +163,7 @@ int main(int argc, char **argv)
                 return EXIT_SUCCESS;
         }
         log_set_level(conf.p.log_level);
-        if (choose_socket(&conf) < 0)
+        if (choose_socket(&conf) < 0 || choose_devices(&conf) < 0)
                 return EXIT_FAILURE;
         status = EXIT_FAILURE;
         if (server_init(&server, &conf) >= 0 && sd_event_add_signal(server.event, NULL, SIGHUP, on_reload, &server) >= 0) {

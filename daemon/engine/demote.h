@@ -23,7 +23,7 @@ struct durable {
         uint32_t n_keys, i_started, i_done;
         uint64_t deadline_usec;
         uint32_t n_tries;
-        bool syncing, cancelled;
+        bool syncing;
         struct nvme_sync_all sync;
         struct engine *engine;
         void (*done)(struct durable *d, int r, void *arg); /* 0 or a named error; then it is gone */
@@ -32,6 +32,4 @@ struct durable {
 /* done() may be called before it returns. NULL: it was, or will not be: *ret_r says. */
 struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16], void (*done)(struct durable *d, int r, void *arg),
                               void *arg, int *ret_r);
-/* Nobody waits any more: done() is not called. */
-void durable_orphan(struct durable *d);
 void durable_some(struct engine *e);

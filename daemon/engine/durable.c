@@ -10,12 +10,10 @@ static void end(struct durable *d, int r)
 {
         struct engine *e = d->engine;
         struct space *s = d->space;
-        void (*done)(struct durable *, int, void *) = d->cancelled ? NULL : d->done;
 
         list_remove(&d->link);
         metrics.c_durable += r == 0;
-        if (done)
-                done(d, r, d->arg);
+        d->done(d, r, d->arg);
         free(d->keys);
         free(d);
         s->n_open--;
@@ -127,11 +125,6 @@ struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard,
         list_append(&e->durables, &d->link);
         e->room = true; /* the first step is taken in this pass */
         return d;
-}
-
-void durable_orphan(struct durable *d)
-{
-        d->cancelled = true;
 }
 
 void durable_some(struct engine *e)

@@ -216,6 +216,19 @@ bool engine_pass(struct engine *e)
         return more;
 }
 
+bool engine_quiet(struct engine *e)
+{
+        if (e->nvme.stopping)
+                return nvme_idle(&e->nvme);
+        if (!e->nvme.n_devices)
+                return true;
+        if (!(e->demotes.n || e->n_demoting) || !nvme_writable(&e->nvme)) {
+                nvme_stop(&e->nvme);
+                e->room = true;
+        }
+        return false;
+}
+
 void engine_settle_space(struct engine *e, struct space *s)
 {
         if (!s->n_blocks && !s->n_open && !s->n_records)

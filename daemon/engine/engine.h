@@ -49,6 +49,8 @@ void engine_deinit(struct engine *e);
 void engine_tick(struct engine *e);
 /* Takes back what workers finished: to be called when queue.event_fd is readable. */
 void engine_collect(struct engine *e);
+/* At the end, once a pass: what is to be on NVMe is written, then the devices are closed well. True: that is done. */
+bool engine_quiet(struct engine *e);
 /* Returns true if there is more to do soon (background eviction). */
 bool engine_pass(struct engine *e);
 /* When the next thing times out; UINT64_MAX: nothing waits. engine_expire() then does what is due. */

@@ -12,6 +12,9 @@ uint32_t get_match(struct engine *e, struct space *s, const uint8_t *keys, uint3
 uint32_t get_block_used(struct engine *e, struct space *s, const uint8_t key[16]);
 
 struct get {
+        struct staging *staging; /* borrowed until it is started */
+        uint64_t offset;
+        uint32_t first_plane, end_plane;
         struct xfer *xfer;
         void (*done)(struct engine *e, struct get *g, int status);
 };

@@ -124,6 +124,8 @@ static void load_done(struct engine *e, struct xfer *x, void *arg)
                 metrics.c_promote_failed++;
         }
         engine_settle_block(e, x->block);
+        if (r == 0)
+                evict_touch(&e->blocks, x->space->tenant, x->block, e->now_sec);
         finish_loads(e, &loads, r);
         put_restart(e, &waiters);
 }
@@ -223,6 +225,12 @@ int load_start(struct engine *e, struct load *l)
         return PUT_PENDING;
 }
 
+void load_wait(struct engine *e, struct load *l)
+{
+        l->only_room = true;
+        list_append(&e->loads, &l->link);
+}
+
 void load_forget(struct load *l)
 {
         list_remove(&l->link);
@@ -287,7 +295,7 @@ void load_some(struct engine *e)
         while (!list_empty(&again)) {
                 struct load *l = list_first(&again, struct load, link);
                 list_remove(&l->link);
-                int r = load_start(e, l);
+                int r = l->only_room ? 0 : load_start(e, l);
                 if (r != PUT_PENDING)
                         l->done(e, l, r);
         }

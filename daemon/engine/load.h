@@ -8,11 +8,14 @@ struct load { /* somebody who waits for a part to be in memory */
         struct space *space;
         uint32_t shard;
         uint8_t key[16];
+        bool only_room; /* it waits for room to read, not for the part: done() is called when it may try again */
         void (*done)(struct engine *e, struct load *l, int r); /* 0; KVT_E_MISS, KVT_E_AGAIN, KVT_E_AGAIN_LEASED, KVT_E_QUOTA, KVT_E_IO, KVT_E_CORRUPT */
 };
 
 /* 0: it is in memory; PUT_PENDING: done() is called later, and the load belongs to the caller and stays until then; else an error. */
 int load_start(struct engine *e, struct load *l);
+/* Waits for room: done() is called later. */
+void load_wait(struct engine *e, struct load *l);
 /* done() is not called any more. */
 void load_forget(struct load *l);
 /* Nobody waits for it. entry: of the catalog */

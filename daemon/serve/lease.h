@@ -20,7 +20,7 @@ struct reservation {
         struct location at;
         uint32_t shard;
         uint8_t key[16], parent[16];
-        bool has_parent, replace;
+        bool has_parent, replace, durable;
 };
 
 /* 0: too many */

@@ -30,6 +30,7 @@ static const struct {
         [KVT_MSG_EXPLAIN] = {&kvtier__explain_request__descriptor, request_explain, 0},
         [KVT_MSG_EVENTS] = {&kvtier__events_request__descriptor, request_events, 0},
         [KVT_MSG_CANCEL] = {&kvtier__cancel_request__descriptor, request_cancel, ONE_WAY},
+        [KVT_MSG_DEVICE] = {&kvtier__device_request__descriptor, request_device, 0},
         [KVT_MSG_PING] = {&kvtier__ping_request__descriptor, request_ping, 0},
 };
 
@@ -86,10 +87,12 @@ void request_orphan(struct session *c)
                 for (uint32_t i = 0; i < r->n_items; i++) {
                         if (!r->items[i].pending)
                                 continue;
+                        if (r->items[i].loading) /* others may want it as well; staging is not touched any more */
+                                continue;
                         if (r->type == KVT_MSG_GET && r->items[i].get.xfer)
                                 xfer_cancel(r->items[i].get.xfer);
                         /* A part that is being copied was offered whole, and goes on; one that waits would need the staging that goes now. */
-                        if (r->type == KVT_MSG_PUT_COMMIT && !r->items[i].put.xfer)
+                        if (r->type == KVT_MSG_PUT_COMMIT && !r->writing && !r->items[i].put.xfer)
                                 put_cancel(&r->items[i].put);
                 }
         }

@@ -1,29 +1,56 @@
 /* Requests: one table of message types; each handler gets a message that was unpacked from foreign bytes and answers exactly once. */
 #pragma once
 
+#include "daemon/engine/demote.h"
 #include "daemon/engine/get.h"
+#include "daemon/engine/load.h"
 #include "daemon/engine/put.h"
 #include "daemon/serve/session.h"
 
-/* A request that waits for transfers: answered when the last of its items is done. */
+/* A request that waits for transfers: answered when the last of its items is done. A durable put then waits once more, for what it stored to be written. */
 struct request {
         struct list link; /* in server.requests */
         struct server *server;
         struct session *session; /* NULL: the client left */
         uint32_t id;
         uint16_t type;
+        uint32_t space; /* of a map */
         uint32_t n_items, n_pending;
-        uint64_t part_bytes;
+        uint64_t part_bytes; /* counted as under way for each item */
         uint8_t *statuses; /* owned with the request */
+        bool durable; /* a put that is to be */
+        bool writing; /* it is at that */
+        uint8_t *packet; /* owned; a map that starts over once its blocks are in memory */
+        size_t n_packet;
+        uint64_t deadline_usec; /* of a prefetch; 0: none */
+        struct list deadline_link; /* in server.prefetches */
         struct request_item {
                 struct request *request;
                 bool pending;
+                bool loading; /* load.done will be called */
+                bool chained; /* of a durable put: it continues the item before */
+                struct durable *durable; /* of the last item of a chain */
+                struct load load;
                 union {
                         struct put put;
                         struct get get;
                 };
         } items[];
 };
+
+/* NULL: no memory, and answered so. The handler's own pending count keeps it until request_unpend(). */
+struct request *request_new(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n);
+void request_unpend(struct request *r);
+/* r: a status, or PUT_PENDING: item_done() follows. */
+void item_started(struct request_item *i, int r);
+void item_done(struct request_item *i, int status);
+void request_make_durable(struct request *r);
+/* Copies a part, or planes of it, into staging from wherever it is. */
+void request_get_item(struct session *c, struct request_item *item, struct space *s, uint32_t shard, const uint8_t *key, uint64_t offset,
+                      uint32_t first_plane, uint32_t end_plane);
+/* Prefetches that waited long enough are answered. */
+void request_expire(struct server *s);
+uint64_t request_deadline(const struct server *s);
 
 /* Takes one packet in. */
 void request_handle(struct session *c, const uint8_t *bytes, size_t n);
@@ -46,6 +73,11 @@ void request_put_begin(struct session *c, uint32_t id, const void *m, const uint
 void request_put_commit(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_put_abort(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_get(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
+void request_device(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
+/* LIST_DEVICES */
+void request_list_devices(struct session *c, uint32_t id);
+/* A map whose blocks could be loaded, or not: answered as far as they are. */
+void request_map_loaded(struct request *r);
 void request_cancel(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_purge(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_stat(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
@@ -57,6 +89,7 @@ void request_ping(struct session *c, uint32_t id, const void *m, const uint8_t *
 struct space *request_space(struct session *c, uint32_t id, uint32_t space);
 uint32_t request_keys(struct session *c, uint32_t id, const ProtobufCBinaryData *keys);
 bool request_shard(struct session *c, uint32_t id, const struct space *s, uint32_t shard);
+struct kvt_block_entry request_record_entry(struct engine *e, uint32_t entry);
 struct kvt_block_entry request_block_entry(struct engine *e, uint32_t block);
 
 /* purges under way */

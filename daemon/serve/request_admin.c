@@ -71,12 +71,12 @@ void purge_some(struct server *s)
                 return;
         s->more = true;
         if (t && (of || !p->space)) {
-                uint64_t n = t->n_blocks, used = t->used_bytes;
+                uint64_t n = t->n_blocks, used = t->used_bytes, records = t->record_bytes;
                 if (of)
                         of->n_open++;
                 done = engine_purge(&s->engine, t, of, p->cursors, PURGE_STEPS);
                 p->n_blocks += n - t->n_blocks;
-                p->bytes += used - t->used_bytes;
+                p->bytes += used - t->used_bytes + (records - t->record_bytes);
                 if (of) {
                         of->n_open--;
                         engine_settle_space(&s->engine, of);
@@ -117,6 +117,32 @@ static const char *pages_name(const struct host *h)
         static const char *names[] = {"4k", "thp", "huge"};
 
         return h->tier.n_slabs ? names[h->kind] : "none yet";
+}
+
+static void stat_nvme(struct session *c, Kvtier__Tier *tier)
+{
+        const struct nvme *n = &c->server->engine.nvme;
+
+        tier->name = (char *)"nvme";
+        tier->pages = (char *)"";
+        if (!c->privileged) {
+                tier->capacity_bytes = c->server->conf.p.tenant_nvme_bytes;
+                tier->slab_bytes = tier->used_bytes = c->tenant->record_bytes;
+                tier->payload_bytes = c->tenant->record_bytes;
+                tier->n_blocks = c->tenant->n_records;
+                return;
+        }
+        tier->capacity_bytes = n->tier.capacity_bytes;
+        tier->used_bytes = n->tier.used_bytes;
+        tier->payload_bytes = n->tier.payload_bytes;
+        for (uint32_t i = 0; i < n->n_devices; i++) {
+                const struct nvme_device *d = n->devices[i];
+                tier->n_slabs += d->segments ? d->sb.n_segments - d->n_free : 0;
+                tier->slab_bytes += d->segments ? (d->sb.n_segments - d->n_free) * d->sb.segment_bytes : 0;
+                tier->n_blocks += d->n_records;
+                if (d->ring)
+                        tier->pages = (char *)d->ring->ops->name;
+        }
 }
 
 /* What a tenant may know of the whole: itself. */
@@ -179,7 +205,7 @@ void request_stat(struct session *c, uint32_t id, const void *message, const uin
         const Kvtier__StatRequest *m = message;
         struct server *s = c->server;
         Kvtier__StatReply reply = KVTIER__STAT_REPLY__INIT;
-        Kvtier__Tier tier = KVTIER__TIER__INIT, *tiers[] = {&tier};
+        Kvtier__Tier tier = KVTIER__TIER__INIT, nvme = KVTIER__TIER__INIT, *tiers[] = {&tier, &nvme};
         Kvtier__Counter cs[ELEMENTSOF(counters)], *cp[ELEMENTSOF(counters)];
         struct audit a;
         char token[33];
@@ -192,7 +218,8 @@ void request_stat(struct session *c, uint32_t id, const void *message, const uin
         reply.boot_token = token;
         reply.pid = (uint64_t)getpid();
         reply.tiers = tiers;
-        reply.n_tiers = 1;
+        reply.n_tiers = s->engine.nvme.n_devices ? 2 : 1;
+        stat_nvme(c, &nvme);
         reply.counters = cp;
         tier.name = (char *)s->engine.host.tier.ops->name;
         tier.pages = (char *)pages_name(&s->engine.host);
@@ -308,6 +335,22 @@ static void list_spaces(struct session *c, uint32_t id, const Kvtier__ListReques
         session_reply(c, KVT_MSG_LIST, id, &reply);
 }
 
+#define RECORDS_CURSOR (1ull << 32)
+
+/* Returns the next cursor. */
+static uint64_t list_records(struct engine *e, const struct space *s, uint64_t i, uint32_t limit, struct kvt_block_entry *entries, uint32_t *ret_n)
+{
+        const struct catalog *c = &e->nvme.catalog;
+        uint64_t end = MIN(i + LIST_SCAN_MAX, (uint64_t)c->pool.n_touched);
+
+        for (*ret_n = 0; i < end && *ret_n < limit; i++) {
+                const struct entry *x = catalog_at(c, (uint32_t)i + 1);
+                if (entry_live(x) && entry_space(x) == s->id && !entry_shard(x) && blocks_find(&e->blocks, s->id, x->key) == POOL_NONE)
+                        entries[(*ret_n)++] = request_record_entry(e, (uint32_t)i + 1);
+        }
+        return i < c->pool.n_touched ? RECORDS_CURSOR + i : 0;
+}
+
 static void list_blocks(struct session *c, uint32_t id, const Kvtier__ListRequest *m)
 {
         Kvtier__ListReply reply = KVTIER__LIST_REPLY__INIT;
@@ -322,13 +365,16 @@ static void list_blocks(struct session *c, uint32_t id, const Kvtier__ListReques
                 session_error(c, id, KVT_E_UNKNOWN_SPACE, NULL);
                 return;
         }
-        for (; i < end && n < limit; i++) {
+        for (; m->cursor < RECORDS_CURSOR && i < end && n < limit; i++) {
                 const struct block *k = block_at(&e->blocks, (uint32_t)i);
                 if (k->space == s->id && (k->state == BLOCK_RESIDENT || k->state == BLOCK_FILLING))
                         entries[n++] = request_block_entry(e, (uint32_t)i);
         }
+        uint64_t next = i <= e->blocks.pool.n_touched ? i - 1 : s->n_records ? RECORDS_CURSOR : 0;
+        if (m->cursor >= RECORDS_CURSOR) /* those on NVMe only come behind those that are in memory */
+                next = list_records(e, s, m->cursor - RECORDS_CURSOR, limit, entries, &n);
         reply.blocks = (ProtobufCBinaryData){n * sizeof *entries, (uint8_t *)entries};
-        reply.next_cursor = i <= e->blocks.pool.n_touched ? i - 1 : 0;
+        reply.next_cursor = next;
         session_reply(c, KVT_MSG_LIST, id, &reply);
 }
 
@@ -378,6 +424,9 @@ void request_list(struct session *c, uint32_t id, const void *message, const uin
                 break;
         case KVTIER__LIST_WHAT__LIST_SESSIONS:
                 list_sessions(c, id, m);
+                break;
+        case KVTIER__LIST_WHAT__LIST_DEVICES:
+                request_list_devices(c, id);
                 break;
         default:
                 session_error(c, id, KVT_E_BAD_REQUEST, "unknown list");

@@ -62,12 +62,15 @@ static struct kvt_map_entry map_one(struct session *c, struct map_plan *p, struc
         if (i == POOL_NONE)
                 return (struct kvt_map_entry){.status = KVT_E_MISS};
         struct location at = block_part(block_at(&e->blocks, i), s, shard)->at;
+        if (!at.slab)
+                return (struct kvt_map_entry){.status = KVT_E_MISS};
         struct slab *b = host_slab(&e->host, at.slab);
         if (unlikely(b->failed)) { /* its memory could not be had: never handed out */
                 engine_kill(e, i, KVT_WHY_RECLAIMED);
                 return (struct kvt_map_entry){.status = KVT_E_MISS};
         }
-        uint64_t lease = plan_slab(c, p, b) ? lease_grant(c, s, i, at) : 0;
+        bool ready = b->populated || session_has_slab(c, b->id);
+        uint64_t lease = ready && plan_slab(c, p, b) ? lease_grant(c, s, i, at) : 0;
         if (!lease) {
                 metrics.c_refused_again++;
                 return (struct kvt_map_entry){.status = KVT_E_AGAIN};
@@ -89,8 +92,9 @@ static struct slab *not_ready(struct session *c, struct space *s, uint32_t shard
                 uint32_t i = blocks_find(&e->blocks, s->id, keys + 16 * k);
                 if (i == POOL_NONE || block_at(&e->blocks, i)->state != BLOCK_RESIDENT)
                         continue;
-                struct slab *b = host_slab(&e->host, block_part(block_at(&e->blocks, i), s, shard)->at.slab);
-                if (!b->populated && !b->failed && !session_has_slab(c, b->id))
+                struct location at = block_part(block_at(&e->blocks, i), s, shard)->at;
+                struct slab *b = at.slab ? host_slab(&e->host, at.slab) : NULL;
+                if (b && !b->populated && !b->failed && !session_has_slab(c, b->id))
                         return b;
         }
         return NULL;
@@ -110,11 +114,93 @@ static void unplan(struct session *c, struct map_plan *p, uint32_t n)
         p->n_fds = 0;
 }
 
-void request_map(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+/* Answers from what is in memory. loaded: why a key is not, by position; NULL: nothing was loaded. */
+static void map_now(struct session *c, uint32_t id, struct space *s, uint32_t shard, const uint8_t *keys, uint32_t n, const uint8_t *loaded)
 {
         static struct map_plan plan; /* one loop thread; too large for a stack */
-        const Kvtier__MapRequest *m = message;
         Kvtier__MapReply reply = KVTIER__MAP_REPLY__INIT;
+
+        plan.n_fds = 0;
+        for (uint32_t k = 0; k < n; k++) {
+                plan.entries[k] = map_one(c, &plan, s, shard, keys + 16 * k);
+                if (loaded && loaded[k] && plan.entries[k].status == KVT_E_MISS)
+                        plan.entries[k].status = loaded[k];
+        }
+        reply.lease_usec = c->server->conf.p.lease_usec;
+        reply.entries = (ProtobufCBinaryData){n * sizeof *plan.entries, (uint8_t *)plan.entries};
+        reply.slabs = (ProtobufCBinaryData){plan.n_fds * sizeof *plan.slabs, (uint8_t *)plan.slabs};
+        if (session_send(c, KVT_MSG_MAP | KVT_REPLY, id, &reply.base, plan.fds, plan.n_fds) != 0) {
+                unplan(c, &plan, n);
+                reply.slabs.len = 0;
+                session_reply(c, KVT_MSG_MAP, id, &reply);
+        }
+}
+
+void request_map_loaded(struct request *r)
+{
+        struct session *c = r->session;
+        struct space *s = r->items[0].load.space;
+        uint8_t keys[KVT_KEYS_MAX * 16];
+        struct slab *b;
+
+        for (uint32_t k = 0; k < r->n_items; k++)
+                memcpy(keys + 16 * k, r->items[k].load.key, 16);
+        if (space_find(&c->server->engine.tenants, c->tenant, r->space) != s) {
+                session_error(c, r->id, KVT_E_UNKNOWN_SPACE, NULL);
+                return;
+        }
+        if (unlikely(!c->parked && (b = not_ready(c, s, r->items[0].load.shard, keys, r->n_items))))
+                session_park(c, r->packet, r->n_packet, b->id);
+        else
+                map_now(c, r->id, s, r->items[0].load.shard, keys, r->n_items, r->statuses);
+}
+
+static void on_map_loaded(struct engine *e, struct load *l, int r)
+{
+        struct request_item *i = container_of(l, struct request_item, load);
+
+        i->loading = false;
+        item_done(i, r);
+}
+
+/* Blocks on NVMe only are loaded first. False: there are none. */
+static bool map_load(struct session *c, uint32_t id, struct space *s, uint32_t shard, const uint8_t *keys, uint32_t n, const uint8_t *packet,
+                     size_t n_packet)
+{
+        struct engine *e = &c->server->engine;
+        bool any = false;
+
+        for (uint32_t k = 0; k < n && !any; k++) {
+                uint32_t i = blocks_find(&e->blocks, s->id, keys + 16 * k);
+                any = i == POOL_NONE ? engine_has_record(e, s, shard, keys + 16 * k) : block_at(&e->blocks, i)->stub;
+        }
+        if (likely(!any))
+                return false;
+        struct request *r = request_new(c, id, KVT_MSG_MAP, s, n);
+        if (!r)
+                return true;
+        r->space = s->id;
+        r->packet = malloc(n_packet);
+        if (r->packet)
+                memcpy(r->packet, packet, r->n_packet = n_packet);
+        s->n_open++;
+        for (uint32_t k = 0; k < n; k++) {
+                struct load *l = &r->items[k].load;
+                *l = (struct load){.space = s, .shard = shard, .done = on_map_loaded};
+                list_init(&l->link);
+                memcpy(l->key, keys + 16 * k, 16);
+                int status = r->packet ? load_start(e, l) : KVT_E_NO_MEMORY;
+                r->items[k].loading = status == PUT_PENDING;
+                item_started(&r->items[k], status);
+        }
+        s->n_open--;
+        request_unpend(r);
+        return true;
+}
+
+void request_map(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        const Kvtier__MapRequest *m = message;
         struct slab *b;
 
         release_all(c, &m->releases);
@@ -124,21 +210,13 @@ void request_map(struct session *c, uint32_t id, const void *message, const uint
         uint32_t n = request_keys(c, id, &m->keys);
         if (!n)
                 return;
+        if (unlikely(s->n_records) && map_load(c, id, s, m->shard, m->keys.data, n, packet, n_packet))
+                return;
         if (unlikely((b = not_ready(c, s, m->shard, m->keys.data, n)))) {
                 session_park(c, packet, n_packet, b->id);
                 return;
         }
-        plan.n_fds = 0;
-        for (uint32_t k = 0; k < n; k++)
-                plan.entries[k] = map_one(c, &plan, s, m->shard, m->keys.data + 16 * k);
-        reply.lease_usec = c->server->conf.p.lease_usec;
-        reply.entries = (ProtobufCBinaryData){n * sizeof *plan.entries, (uint8_t *)plan.entries};
-        reply.slabs = (ProtobufCBinaryData){plan.n_fds * sizeof *plan.slabs, (uint8_t *)plan.slabs};
-        if (session_send(c, KVT_MSG_MAP | KVT_REPLY, id, &reply.base, plan.fds, plan.n_fds) != 0) {
-                unplan(c, &plan, n);
-                reply.slabs.len = 0;
-                session_reply(c, KVT_MSG_MAP, id, &reply);
-        }
+        map_now(c, id, s, m->shard, m->keys.data, n, NULL);
 }
 
 void request_release(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
@@ -164,27 +242,6 @@ void request_slab_ack(struct session *c, uint32_t id, const void *message, const
                         session_remove_slab(c, m->slabs[i]);
 }
 
-void request_prefetch(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
-{
-        const Kvtier__PrefetchRequest *m = message;
-        Kvtier__PrefetchReply reply = KVTIER__PREFETCH_REPLY__INIT;
-        struct space *s = request_space(c, id, m->space);
-        uint32_t n = s ? request_keys(c, id, &m->keys) : 0;
-        uint8_t statuses[KVT_KEYS_MAX];
-
-        if (!n)
-                return;
-        /* With the host tier alone a whole block is where it can be read: all there is to do is to count the use, so that it stays. */
-        for (uint32_t i = 0; i < n; i++) {
-                uint32_t b = get_block_used(&c->server->engine, s, m->keys.data + 16 * i);
-                statuses[i] = b != POOL_NONE ? 0 : KVT_E_MISS;
-                if (b != POOL_NONE)
-                        block_at(&c->server->engine.blocks, b)->hits++;
-        }
-        reply.statuses = (ProtobufCBinaryData){n, statuses};
-        session_reply(c, KVT_MSG_PREFETCH, id, &reply);
-}
-
 void request_drop(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
 {
         const Kvtier__DropRequest *m = message;
@@ -202,10 +259,18 @@ void request_drop(struct session *c, uint32_t id, const void *message, const uin
                         statuses[k] = (uint8_t)get_verify(e, s, m->keys.data + 16 * k);
                         continue;
                 }
-                uint32_t i = blocks_find(&e->blocks, s->id, m->keys.data + 16 * k);
-                statuses[k] = i != POOL_NONE ? 0 : KVT_E_MISS;
-                if (i != POOL_NONE)
+                const uint8_t *key = m->keys.data + 16 * k;
+                uint32_t i = blocks_find(&e->blocks, s->id, key);
+                bool on_nvme = i == POOL_NONE && get_is_whole(e, s, key);
+                statuses[k] = i != POOL_NONE || on_nvme ? 0 : KVT_E_MISS;
+                if (i != POOL_NONE) {
                         engine_kill(e, i, KVT_WHY_DROPPED);
+                } else if (on_nvme) { /* what continues it cannot be reached any more */
+                        nvme_drop(&e->nvme, s, key, false);
+                        ghosts_add(&e->ghosts, s->id, key, KVT_WHY_DROPPED, e->now_sec);
+                        metrics.c_dropped++;
+                        event_removed(e, s, key);
+                }
         }
         s->n_open--;
         engine_settle_space(e, s);
@@ -224,6 +289,7 @@ struct kvt_block_entry request_block_entry(struct engine *e, uint32_t block)
                 .hits = k->hits,
                 .leases = (uint16_t)MIN(k->n_pins, (uint32_t)UINT16_MAX),
                 .n_parts = k->n_parts,
+                .tiers = (uint8_t)((k->n_parts == s->geometry.n_shards ? 1 : 0) | (k->stored || k->stub ? 2 : 0)),
         };
 
         memcpy(b.key, k->key, 16);
@@ -231,6 +297,24 @@ struct kvt_block_entry request_block_entry(struct engine *e, uint32_t block)
                 memcpy(b.parent, block_at(&e->blocks, k->parent)->key, 16);
         for (uint32_t i = k->first_child; i != POOL_NONE && b.n_children < CHILDREN_COUNTED; i = block_at(&e->blocks, i)->next_sibling)
                 b.n_children++;
+        return b;
+}
+
+/* One that is on NVMe only: entry of its first shard. */
+struct kvt_block_entry request_record_entry(struct engine *e, uint32_t entry)
+{
+        const struct entry *x = catalog_at(&e->nvme.catalog, entry);
+        const struct space *s = space_at(&e->tenants, entry_space(x));
+        struct kvt_block_entry b = {
+                .bytes = (uint64_t)s->geometry.n_shards * s->geometry.part_bytes,
+                .n_children = x->n_children,
+                .n_parts = (uint8_t)s->geometry.n_shards,
+                .tiers = 2,
+        };
+
+        memcpy(b.key, x->key, 16);
+        if (x->parent != POOL_NONE)
+                memcpy(b.parent, catalog_at(&e->nvme.catalog, x->parent)->key, 16);
         return b;
 }
 
@@ -266,7 +350,12 @@ void request_explain(struct session *c, uint32_t id, const void *message, const 
         }
         uint32_t i = blocks_find(&e->blocks, s->id, m->key.data);
         const struct ghost_entry *g = i == POOL_NONE ? ghosts_find(&e->ghosts, s->id, m->key.data) : NULL;
-        if (i != POOL_NONE) {
+        bool on_nvme = i == POOL_NONE && get_is_whole(e, s, m->key.data);
+        if (on_nvme) {
+                entry = request_record_entry(e, nvme_find(&e->nvme, s, 0, m->key.data));
+                reply.entry = (ProtobufCBinaryData){sizeof entry, (uint8_t *)&entry};
+                reply.why = KVTIER__WHY__WHY_RESIDENT;
+        } else if (i != POOL_NONE) {
                 entry = request_block_entry(e, i);
                 reply.entry = (ProtobufCBinaryData){sizeof entry, (uint8_t *)&entry};
                 reply.age_usec = (uint64_t)entry.age_sec * USEC_PER_SEC;
@@ -276,7 +365,13 @@ void request_explain(struct session *c, uint32_t id, const void *message, const 
                 reply.age_usec = g ? (uint64_t)(e->now_sec - g->when_sec) * USEC_PER_SEC : 0;
         }
         if (reply.why == KVTIER__WHY__WHY_RESIDENT)
-                snprintf(text, sizeof text, "The block is stored whole in the host tier: %u hits, %u leases.", entry.hits, entry.leases);
+                snprintf(text, sizeof text, "The block is stored whole in the %s: %u hits, %u leases.",
+                         entry.tiers == 3   ? "host and NVMe tiers"
+                         : entry.tiers == 2 ? "NVMe tier"
+                                            : "host tier",
+                         entry.hits, entry.leases);
+        else if (i == POOL_NONE && s->n_records && reply.why == KVTIER__WHY__WHY_NEVER && engine_has_record(e, s, 0, m->key.data))
+                snprintf(text, sizeof text, "The block is on NVMe, but what comes before it, or another part of it, is not: it cannot be matched.");
         else if (reply.why == KVTIER__WHY__WHY_FILLING)
                 snprintf(text, sizeof text, "%u of %u parts are stored; the others are missing or being written.", entry.n_parts,
                          s->geometry.n_shards);

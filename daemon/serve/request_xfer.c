@@ -8,7 +8,7 @@
 
 #define INFLIGHT_MIN (256ull << 20)
 
-static struct request *request_new(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n)
+struct request *request_new(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n)
 {
         struct request *r = calloc(1, sizeof *r + n * (sizeof *r->items + 1));
 
@@ -24,34 +24,61 @@ static struct request *request_new(struct session *c, uint32_t id, uint16_t type
         r->part_bytes = s->geometry.part_bytes;
         r->n_pending = 1; /* the handler's own, until it has started all */
         r->statuses = (uint8_t *)&r->items[n];
+        list_init(&r->deadline_link);
         for (uint32_t i = 0; i < n; i++) {
                 r->items[i].request = r;
                 list_init(&r->items[i].put.link);
+                list_init(&r->items[i].load.link);
         }
         list_append(&c->server->requests, &r->link);
         return r;
 }
 
-static void request_unpend(struct request *r)
+static void answer(struct session *c, struct request *r)
 {
-        struct session *c = r->session;
+        Kvtier__GetReply get = KVTIER__GET_REPLY__INIT;
+        Kvtier__PutCommitReply put = KVTIER__PUT_COMMIT_REPLY__INIT;
+        Kvtier__PrefetchReply prefetch = KVTIER__PREFETCH_REPLY__INIT;
+        ProtobufCBinaryData statuses = {r->n_items, r->statuses};
 
+        switch (r->type) {
+        case KVT_MSG_GET:
+                get.statuses = statuses;
+                session_reply(c, r->type, r->id, &get);
+                break;
+        case KVT_MSG_PUT_COMMIT:
+                put.statuses = statuses;
+                session_reply(c, r->type, r->id, &put);
+                break;
+        case KVT_MSG_PREFETCH:
+                prefetch.statuses = statuses;
+                session_reply(c, r->type, r->id, &prefetch);
+                break;
+        case KVT_MSG_MAP:
+                request_map_loaded(r);
+                break;
+        default:
+                ASSERT(false);
+        }
+}
+
+void request_unpend(struct request *r)
+{
         if (--r->n_pending)
                 return;
-        if (c && r->type == KVT_MSG_GET) {
-                Kvtier__GetReply reply = KVTIER__GET_REPLY__INIT;
-                reply.statuses = (ProtobufCBinaryData){r->n_items, r->statuses};
-                session_reply(c, r->type, r->id, &reply);
-        } else if (c) {
-                Kvtier__PutCommitReply reply = KVTIER__PUT_COMMIT_REPLY__INIT;
-                reply.statuses = (ProtobufCBinaryData){r->n_items, r->statuses};
-                session_reply(c, r->type, r->id, &reply);
+        if (r->durable && !r->writing && r->session) {
+                request_make_durable(r);
+                return;
         }
         list_remove(&r->link);
+        list_remove(&r->deadline_link);
+        if (r->session)
+                answer(r->session, r);
+        free(r->packet);
         free(r);
 }
 
-static void item_done(struct request_item *i, int status)
+void item_done(struct request_item *i, int status)
 {
         struct request *r = i->request;
 
@@ -64,7 +91,7 @@ static void item_done(struct request_item *i, int status)
         request_unpend(r);
 }
 
-static void item_started(struct request_item *i, int r)
+void item_started(struct request_item *i, int r)
 {
         if (r == PUT_PENDING) {
                 i->pending = true;
@@ -81,11 +108,6 @@ static void on_put_done(struct engine *e, struct put *p, int status)
         item_done(container_of(p, struct request_item, put), status);
 }
 
-static void on_get_done(struct engine *e, struct get *g, int status)
-{
-        item_done(container_of(g, struct request_item, get), status);
-}
-
 static uint64_t nth(const ProtobufCBinaryData *d, uint32_t i)
 {
         uint64_t x;
@@ -94,13 +116,13 @@ static uint64_t nth(const ProtobufCBinaryData *d, uint32_t i)
         return x;
 }
 
-/* Staging offsets of n parts. Answers with an error itself. */
-static bool check_offsets(struct session *c, uint32_t id, const struct space *s, const ProtobufCBinaryData *offsets, uint32_t n)
+/* Staging offsets of n times so many bytes. Answers with an error itself. */
+static bool check_offsets(struct session *c, uint32_t id, uint64_t bytes, const ProtobufCBinaryData *offsets, uint32_t n)
 {
         bool ok = c->staging && offsets->len == 8ull * n;
 
         for (uint32_t i = 0; ok && i < n; i++)
-                ok = s->geometry.part_bytes <= c->staging->bytes && nth(offsets, i) <= c->staging->bytes - s->geometry.part_bytes;
+                ok = bytes <= c->staging->bytes && nth(offsets, i) <= c->staging->bytes - bytes;
         if (!ok)
                 session_error(c, id, KVT_E_BAD_STAGING, c->staging ? "an offset is missing or past the end" : "the session has no staging");
         return ok;
@@ -159,6 +181,7 @@ void request_put_begin(struct session *c, uint32_t id, const void *message, cons
                         if (v) {
                                 v->shard = m->shard;
                                 v->replace = m->replace;
+                                v->durable = m->durable;
                                 v->has_parent = parent;
                                 memcpy(v->key, key, 16);
                                 if (parent)
@@ -181,7 +204,7 @@ void request_put_begin(struct session *c, uint32_t id, const void *message, cons
 }
 
 /* Moves a reservation into a put. */
-static int take_reservation(struct session *c, struct space *s, uint64_t number, struct put *p)
+static int take_reservation(struct session *c, struct space *s, uint64_t number, struct put *p, bool *ret_durable)
 {
         struct reservation *v = reservation_find(c, number);
 
@@ -189,6 +212,7 @@ static int take_reservation(struct session *c, struct space *s, uint64_t number,
                 return KVT_E_UNKNOWN_RESERVATION;
         p->shard = v->shard;
         p->replace = v->replace;
+        *ret_durable |= v->durable;
         p->has_parent = v->has_parent;
         memcpy(p->key, v->key, 16);
         memcpy(p->parent, v->parent, 16);
@@ -215,12 +239,13 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
         } else if (!(n = request_keys(c, id, &m->keys))) {
                 return;
         }
-        if (!check_offsets(c, id, s, &m->offsets, n) || !check_busy(c, id, s, m->reservations.len ? 0 : n, n))
+        if (!check_offsets(c, id, s->geometry.part_bytes, &m->offsets, n) || !check_busy(c, id, s, m->reservations.len ? 0 : n, n))
                 return;
         struct request *r = request_new(c, id, KVT_MSG_PUT_COMMIT, s, n);
         if (!r)
                 return;
         s->n_open++;
+        r->durable = m->durable;
         for (uint32_t i = 0; i < n; i++) {
                 struct put *p = &r->items[i].put;
                 int status = 0;
@@ -233,7 +258,7 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
                                   .done = on_put_done};
                 list_init(&p->link);
                 if (m->reservations.len) {
-                        status = take_reservation(c, s, nth(&m->reservations, i), p);
+                        status = take_reservation(c, s, nth(&m->reservations, i), p, &r->durable);
                 } else {
                         p->has_parent = i || m->parent.len;
                         memcpy(p->key, m->keys.data + 16 * i, 16);
@@ -272,20 +297,23 @@ void request_get(struct session *c, uint32_t id, const void *message, const uint
 {
         const Kvtier__GetRequest *m = message;
         struct space *s = request_space(c, id, m->space);
-        uint32_t n;
+        uint32_t n, n_planes, first = m->first_plane;
 
-        if (!s || !request_shard(c, id, s, m->shard) || !(n = request_keys(c, id, &m->keys)) || !check_offsets(c, id, s, &m->offsets, n) ||
-            !check_busy(c, id, s, n, n))
+        if (!s || !request_shard(c, id, s, m->shard) || !(n = request_keys(c, id, &m->keys)))
+                return;
+        n_planes = m->n_planes ?: s->geometry.n_planes - MIN(first, s->geometry.n_planes);
+        if (first >= s->geometry.n_planes || n_planes > s->geometry.n_planes - first) {
+                session_error(c, id, KVT_E_BAD_REQUEST, "no such planes");
+                return;
+        }
+        uint64_t bytes = s->geometry.offsets[first + n_planes] - s->geometry.offsets[first];
+        if (!check_offsets(c, id, bytes, &m->offsets, n) || !check_busy(c, id, s, n, n))
                 return;
         struct request *r = request_new(c, id, KVT_MSG_GET, s, n);
         if (!r)
                 return;
-        for (uint32_t i = 0; i < n; i++) {
-                struct get *g = &r->items[i].get;
-                *g = (struct get){.done = on_get_done};
-                item_started(&r->items[i],
-                             get_start(&c->server->engine, g, s, m->shard, m->keys.data + 16 * i, c->staging, nth(&m->offsets, i)));
-        }
+        for (uint32_t i = 0; i < n; i++)
+                request_get_item(c, &r->items[i], s, m->shard, m->keys.data + 16 * i, nth(&m->offsets, i), first, first + n_planes);
         request_unpend(r);
 }
 
@@ -299,9 +327,9 @@ void request_cancel(struct session *c, uint32_t id, const void *message, const u
                 for (uint32_t i = 0; i < r->n_items; i++) {
                         if (!r->items[i].pending)
                                 continue;
-                        if (r->type == KVT_MSG_PUT_COMMIT)
+                        if (r->type == KVT_MSG_PUT_COMMIT && !r->writing)
                                 put_cancel(&r->items[i].put);
-                        else if (r->items[i].get.xfer)
+                        else if (r->type == KVT_MSG_GET && !r->items[i].loading && r->items[i].get.xfer)
                                 xfer_cancel(r->items[i].get.xfer);
                 }
                 return;

@@ -44,6 +44,7 @@ void server_expire(struct server *s)
 {
         lease_expire(s);
         engine_expire(&s->engine);
+        request_expire(s);
         list_for_each_safe (c, &s->greeting, struct session, greet_link) {
                 if (c->opened_usec + s->conf.p.hello_timeout_usec > s->engine.now_usec)
                         break;
@@ -85,7 +86,7 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *arg)
 
 static uint64_t next_deadline(struct server *s)
 {
-        uint64_t d = MIN(lease_deadline(s), engine_deadline(&s->engine));
+        uint64_t d = MIN(lease_deadline(s), MIN(engine_deadline(&s->engine), request_deadline(s)));
         const struct session *c = list_first(&s->greeting, struct session, greet_link);
 
         if (c)
@@ -128,7 +129,9 @@ void server_pass(struct server *s)
         if (engine_pass(&s->engine))
                 s->more = true;
         arm_timer(s);
-        if (s->draining && (list_empty(&s->requests) || s->engine.now_usec >= s->drain_deadline_usec))
+        if (s->draining && list_empty(&s->requests) && engine_quiet(&s->engine))
+                s->stop = true;
+        if (s->draining && s->engine.now_usec >= s->drain_deadline_usec)
                 s->stop = true;
 }
 
@@ -209,6 +212,7 @@ void server_reload(struct server *s, const char *path, const struct conf_flag *f
                 const char *differs = fresh.p.socket ? conf_reload(&s->conf, &fresh) : NULL;
                 tenants_configure(&s->engine.tenants, &s->conf);
                 log_set_level(s->conf.p.log_level);
+                budget_set(&s->engine.budget, s->conf.p.nvme_write_day_bytes, s->engine.now_usec);
                 log_info("Configuration reloaded%s%s%s", differs ? "; '" : "", differs ?: "",
                          differs ? "' and others like it take a restart" : "");
                 conf_deinit(&fresh);
@@ -261,6 +265,7 @@ int server_init(struct server *s, struct conf *conf)
         list_init(&s->reservation_order);
         list_init(&s->subscriptions);
         list_init(&s->requests);
+        list_init(&s->prefetches);
         list_init(&s->purges);
         s->allocator = (ProtobufCAllocator){arena_alloc, arena_free, s};
         raise_nofile();

@@ -30,6 +30,7 @@ struct server {
         uint64_t serial; /* of leases and reservations */
         struct list subscriptions; /* of struct subscription */
         struct list requests; /* of struct request: transfers under way for clients */
+        struct list prefetches; /* of struct request: those with a deadline */
         struct list purges; /* of struct purge */
         bool draining, more, stop, events_dirty;
         uint64_t drain_deadline_usec, started_usec, poll_until_usec;

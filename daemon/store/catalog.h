@@ -97,3 +97,7 @@ bool catalog_reachable(const struct catalog *c, uint32_t i);
 const char *catalog_audit(const struct catalog *c);
 /* All memory in use. */
 uint64_t catalog_bytes(const struct catalog *c);
+/* Child was matched behind parent. */
+void catalog_followed(struct catalog *c, uint32_t parent, uint32_t child);
+/* What follows the entry most often, as far as is known, and is LIVE; POOL_NONE. */
+uint32_t catalog_follower(const struct catalog *c, uint32_t i);
