@@ -11,55 +11,11 @@
  *
  * Loop thread; the device's ring reads. What is read is foreign. */
 #include <string.h>
-#include <time.h>
 
-#include "daemon/store/tier_nvme.h"
+#include "daemon/store/recovery.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
-#include "libclient/codec/hash.h"
-
-enum { WINDOW = 16, TAIL_BYTES = 16384, SCAN_BYTES = 4 << 20, SPACES_MAX = 4096 };
-
-enum slot_state { SLOT_IDLE, SLOT_READING, SLOT_READY };
-struct slot { /* a footer that is read ahead */
-        struct recovery *recovery;
-        uint32_t segment;
-        enum slot_state state;
-        uint8_t *buf;
-        uint32_t n_bytes;
-        int result;
-};
-
-struct known_space { /* by digest */
-        uint8_t digest[16];
-        struct space *space; /* kept open until the end; NULL: its descriptor is no good */
-        uint64_t purged_generation; /* records before this place are void */
-        uint32_t purged_page;
-};
-
-struct recovery {
-        struct nvme_device *device;
-        uint64_t started_usec;
-        bool dead; /* freed when the last operation comes back */
-        uint32_t n_ios;
-        /* headers */
-        uint32_t i_header, n_headers_pending;
-        uint32_t *order; /* owned: segments in use, newest first */
-        uint32_t n_order, i_ahead, i_next;
-        struct slot slots[WINDOW];
-        struct known_space *spaces; /* owned */
-        uint32_t n_spaces, max_spaces;
-        /* the segment at hand */
-        uint8_t *buf; /* a descriptor, or a window of a scan */
-        uint32_t n_buf;
-        bool busy;
-        uint32_t scan_page; /* where the window starts */
-        uint32_t want_bytes;
-        struct footer_entry *entries; /* owned; of a scan */
-        uint32_t n_entries, max_entries;
-        uint32_t *scan_spaces; /* owned: entry numbers of descriptors in a scan, by known space */
-};
 
 static void recovery_step(struct recovery *r);
 
@@ -106,126 +62,6 @@ void recovery_free(struct nvme_device *d)
                 free(r);
 }
 
-/* spaces */
-
-static struct known_space *known(struct recovery *r, const uint8_t digest[16])
-{
-        for (uint32_t i = 0; i < r->n_spaces; i++)
-                if (!memcmp(r->spaces[i].digest, digest, 16))
-                        return &r->spaces[i];
-        return NULL;
-}
-
-/* payload: the descriptor's bytes, checked against the record's hash; n 0: unreadable. NULL: no memory, or too many. */
-static struct known_space *learn_space(struct recovery *r, const uint8_t digest[16], const void *payload, size_t n)
-{
-        struct nvme *v = r->device->nvme;
-        struct space_descriptor sd;
-        uint8_t real[16];
-
-        if (r->n_spaces == r->max_spaces) {
-                uint32_t max = r->max_spaces ? 2 * r->max_spaces : 16;
-                struct known_space *grown = max <= SPACES_MAX ? reallocarray(r->spaces, max, sizeof *grown) : NULL;
-                if (!grown)
-                        return NULL;
-                r->spaces = grown;
-                r->max_spaces = max;
-        }
-        struct known_space *k = &r->spaces[r->n_spaces++];
-        *k = (struct known_space){};
-        memcpy(k->digest, digest, 16);
-        if (!n)
-                return k;
-        space_digest(real, payload, n);
-        if (memcmp(real, digest, 16) || space_descriptor_decode(payload, n, &sd) != 0)
-                return k;
-        struct tenant *t = tenant_get(v->tenants, v->conf, sd.tenant);
-        struct space *s = NULL;
-        bool created;
-        if (t && space_open(v->tenants, t, sd.name, sd.salt, sd.n_salt, &sd.geometry, UINT32_MAX, &s, &created) == 0) {
-                if (s->id < 1u << 24 && !memcmp(s->digest, digest, 16)) {
-                        k->space = s;
-                        s->n_open++;
-                } else if (!s->n_open && !s->n_blocks && !s->n_records) {
-                        space_forget(v->tenants, s);
-                }
-        }
-        space_descriptor_deinit(&sd);
-        return k;
-}
-
-/* entries */
-
-static bool later(const struct nvme *v, struct record_at a, uint64_t generation, uint32_t page)
-{
-        const struct nvme_device *d = v->devices[a.device];
-        uint64_t g = d->segments ? d->segments[a.segment].generation : 0;
-
-        return g != generation ? g > generation : a.page >= page;
-}
-
-static void recover_block(struct recovery *r, struct known_space *k, const struct footer_entry *e, uint32_t segment, uint64_t generation)
-{
-        struct nvme_device *d = r->device;
-        struct nvme *n = d->nvme;
-        struct space *s = k->space;
-        struct record_at at = {d->i, segment, e->page, e->n_pages};
-
-        if (!s || e->n_shards != s->geometry.n_shards || e->shard >= e->n_shards || e->raw_bytes != s->geometry.part_bytes ||
-            k->purged_generation > generation || (k->purged_generation == generation && k->purged_page > e->page))
-                return;
-        uint32_t i = catalog_find(&n->catalog, s->id, e->shard, e->key);
-        struct entry *old = i != POOL_NONE ? catalog_at(&n->catalog, i) : NULL;
-        if (old && (old->flags & (ENTRY_LIVE | ENTRY_DROPPED))) {
-                struct record_at where = entry_place(old);
-                if (later(n, where, generation, e->page))
-                        return;
-                if (old->flags & ENTRY_LIVE) {
-                        nvme_account(n, s, where, -1);
-                        entry_move(old, at);
-                        nvme_account(n, s, at, 1);
-                        return;
-                }
-        }
-        i = catalog_add(&n->catalog, s->id, e->shard, e->key, e->flags & RECORD_HAS_PARENT ? e->parent : NULL, at,
-                        e->flags & RECORD_DURABLE ? ENTRY_DURABLE | ENTRY_USED : 0);
-        if (i == POOL_NONE)
-                return;
-        nvme_account(n, s, at, 1);
-        s->n_records++;
-        s->tenant->n_records++;
-        d->counters.n_recovered++;
-        metrics.c_nvme_recovered++;
-}
-
-static void recover_drops(struct recovery *r, struct known_space *k, const struct drop_entry *drops, size_t n_drops, uint32_t segment,
-                          uint64_t generation, uint32_t page)
-{
-        struct nvme_device *d = r->device;
-        struct nvme *n = d->nvme;
-        struct space *s = k->space;
-
-        d->segments[segment].has_drops = true;
-        for (size_t i = 0; s && i < n_drops; i++) {
-                if (drops[i].what == 1) { /* the whole space; what is older and was seen already goes at the end, see purge_step() */
-                        if (k->purged_generation < generation || (k->purged_generation == generation && k->purged_page < page)) {
-                                k->purged_generation = generation;
-                                k->purged_page = page;
-                        }
-                        continue;
-                }
-                for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
-                        uint32_t e = catalog_find(&n->catalog, s->id, shard, drops[i].key);
-                        if (e != POOL_NONE && (catalog_at(&n->catalog, e)->flags & (ENTRY_LIVE | ENTRY_DROPPED)) &&
-                            later(n, entry_place(catalog_at(&n->catalog, e)), generation, page))
-                                continue;
-                        if (e != POOL_NONE && entry_live(catalog_at(&n->catalog, e)))
-                                nvme_forget(n, e, KVT_WHY_DROPPED);
-                        catalog_add_drop(&n->catalog, s->id, shard, drops[i].key, (struct record_at){d->i, segment, page, 1});
-                }
-        }
-}
-
 /* reading */
 
 static bool read_buf(struct recovery *r, uint64_t offset, uint32_t bytes, void (*done)(struct nvme_io *, int, void *))
@@ -270,7 +106,7 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
         ASSERT(footer_peek(s->buf + s->n_bytes - 64, &at, d->sb.segment_bytes, &t, &n) == 0);
         for (uint32_t i = 0; i < t.n_entries; i++) {
                 const struct footer_entry *e = &es[i];
-                if (e->type != RECORD_SPACE || known(r, e->key))
+                if (e->type != RECORD_SPACE || recovery_space(r, e->key))
                         continue;
                 struct record_header *h = (struct record_header *)(void *)buf;
                 at.page = e->page;
@@ -278,7 +114,7 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
                             record_payload_check(h, record_payload(h)) == 0;
                 if (result < 0)
                         device_count_error(d, false);
-                if (!learn_space(r, e->key, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0))
+                if (!recovery_learn_space(r, e->key, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0))
                         segment_finished(r); /* no memory: the segment's records stay unknown */
                 break;
         }
@@ -296,7 +132,7 @@ static bool apply_footer(struct recovery *r, struct slot *s, const struct footer
         uint64_t generation = d->segments[s->segment].generation;
 
         for (uint32_t i = 0; i < t->n_entries; i++)
-                if (es[i].type == RECORD_SPACE && !known(r, es[i].key)) {
+                if (es[i].type == RECORD_SPACE && !recovery_space(r, es[i].key)) {
                         struct record_at at = {d->i, s->segment, es[i].page, es[i].n_pages};
                         read_buf(r, device_page_offset(d, at), es[i].n_pages * FORMAT_PAGE_BYTES, descriptor_read);
                         return false;
@@ -312,9 +148,9 @@ static bool apply_footer(struct recovery *r, struct slot *s, const struct footer
         }
         for (uint32_t i = t->n_entries; i-- > 0;)
                 if (es[i].type == RECORD_BLOCK) {
-                        struct known_space *k = known(r, es[es[i].space].key);
+                        struct known_space *k = recovery_space(r, es[es[i].space].key);
                         if (k)
-                                recover_block(r, k, &es[i], s->segment, generation);
+                                recovery_block(r, k, &es[i], s->segment, generation);
                 }
         d->segments[s->segment].state = SEGMENT_SEALED;
         return true;
@@ -334,9 +170,9 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
         struct record_header *h = (struct record_header *)(void *)r->buf;
         if (result == 0 && record_header_check(h, r->n_buf, &at, r->n_buf / FORMAT_PAGE_BYTES) == 0 && h->type == RECORD_DROP &&
             record_payload_check(h, record_payload(h)) == 0) {
-                struct known_space *k = known(r, h->space);
+                struct known_space *k = recovery_space(r, h->space);
                 if (k)
-                        recover_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation, r->scan_page);
+                        recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation, r->scan_page);
         } else if (result < 0) {
                 device_count_error(d, false);
         }
@@ -395,9 +231,9 @@ static void scan_finished(struct recovery *r, struct slot *s, bool torn)
         }
         for (uint32_t i = n; i-- > 0;)
                 if (r->entries[i].type == RECORD_BLOCK) {
-                        struct known_space *k = known(r, r->entries[r->entries[i].space].key);
+                        struct known_space *k = recovery_space(r, r->entries[r->entries[i].space].key);
                         if (k)
-                                recover_block(r, k, &r->entries[i], s->segment, generation);
+                                recovery_block(r, k, &r->entries[i], s->segment, generation);
                 }
         if (n) {
                 log_close_scanned(d, s->segment, TAKE_PTR(r->entries), n, end);
@@ -441,7 +277,7 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
                         end = true; /* nothing more, or the record that was being written */
                         break;
                 }
-                if (h->type == RECORD_SPACE && !known(r, h->key) && !learn_space(r, h->key, record_payload(h), h->stored_bytes)) {
+                if (h->type == RECORD_SPACE && !recovery_space(r, h->key) && !recovery_learn_space(r, h->key, record_payload(h), h->stored_bytes)) {
                         end = true;
                         break;
                 }
@@ -450,9 +286,9 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
                         break;
                 }
                 if (h->type == RECORD_DROP) {
-                        struct known_space *k = known(r, h->space);
+                        struct known_space *k = recovery_space(r, h->space);
                         if (k)
-                                recover_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation, page);
+                                recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation, page);
                 }
                 done += h->n_pages;
         }
@@ -580,7 +416,7 @@ static void recovery_finished(struct recovery *r)
                 for (uint32_t e = 1; k->space && k->purged_generation && e <= d->nvme->catalog.pool.n_touched; e++) {
                         struct entry *x = catalog_at(&d->nvme->catalog, e);
                         if (entry_live(x) && entry_space(x) == k->space->id &&
-                            !later(d->nvme, entry_place(x), k->purged_generation, k->purged_page))
+                            !recovery_later(d->nvme, entry_place(x), k->purged_generation, k->purged_page))
                                 nvme_forget(d->nvme, e, KVT_WHY_PURGED);
                 }
         }

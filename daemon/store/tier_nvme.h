@@ -289,6 +289,14 @@ static inline uint32_t device_segment_pages(const struct nvme_device *d)
 {
         return (uint32_t)(d->sb.segment_bytes / FORMAT_PAGE_BYTES);
 }
+static inline bool device_writable(const struct nvme_device *d)
+{
+        return d->state == DEVICE_SERVING && !d->nvme->stopping;
+}
+static inline bool device_alive(const struct nvme_device *d) /* footers and flushes still make sense */
+{
+        return d->state == DEVICE_SERVING || d->state == DEVICE_DRAINING;
+}
 /* The largest record that fits, in pages. */
 uint32_t device_record_pages_max(const struct nvme_device *d);
 

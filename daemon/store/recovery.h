@@ -1,0 +1,56 @@
+/* Recovery's own: see recovery.c. */
+#pragma once
+
+#include "daemon/store/tier_nvme.h"
+
+enum { WINDOW = 16, TAIL_BYTES = 16384, SCAN_BYTES = 4 << 20, SPACES_MAX = 4096 };
+
+enum slot_state { SLOT_IDLE, SLOT_READING, SLOT_READY };
+struct slot { /* a footer that is read ahead */
+        struct recovery *recovery;
+        uint32_t segment;
+        enum slot_state state;
+        uint8_t *buf;
+        uint32_t n_bytes;
+        int result;
+};
+
+struct known_space { /* by digest */
+        uint8_t digest[16];
+        struct space *space; /* kept open until the end; NULL: its descriptor is no good */
+        uint64_t purged_generation; /* records before this place are void */
+        uint32_t purged_page;
+};
+
+struct recovery {
+        struct nvme_device *device;
+        uint64_t started_usec;
+        bool dead; /* freed when the last operation comes back */
+        uint32_t n_ios;
+        /* headers */
+        uint32_t i_header, n_headers_pending;
+        uint32_t *order; /* owned: segments in use, newest first */
+        uint32_t n_order, i_ahead, i_next;
+        struct slot slots[WINDOW];
+        struct known_space *spaces; /* owned */
+        uint32_t n_spaces, max_spaces;
+        /* the segment at hand */
+        uint8_t *buf; /* a descriptor, or a window of a scan */
+        uint32_t n_buf;
+        bool busy;
+        uint32_t scan_page; /* where the window starts */
+        uint32_t want_bytes;
+        struct footer_entry *entries; /* owned; of a scan */
+        uint32_t n_entries, max_entries;
+        uint32_t *scan_spaces; /* owned: entry numbers of descriptors in a scan, by known space */
+};
+
+/* NULL: none of this digest was seen yet */
+struct known_space *recovery_space(struct recovery *r, const uint8_t digest[16]);
+/* payload: the descriptor's bytes, checked against the record's hash; n 0: unreadable. NULL: no memory, or too many. */
+struct known_space *recovery_learn_space(struct recovery *r, const uint8_t digest[16], const void *payload, size_t n);
+/* Is what lies at a later than (generation, page), in the order of writing? */
+bool recovery_later(const struct nvme *n, struct record_at a, uint64_t generation, uint32_t page);
+void recovery_block(struct recovery *r, struct known_space *k, const struct footer_entry *e, uint32_t segment, uint64_t generation);
+void recovery_drops(struct recovery *r, struct known_space *k, const struct drop_entry *drops, size_t n_drops, uint32_t segment,
+                    uint64_t generation, uint32_t page);
