@@ -185,6 +185,8 @@ $(B)/tests/%: $(B)/tests/%.o $(tests_lib) $(daemon_objs) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_DAEMON) -ljansson -lcmocka -lhiredis -lm
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(bench_lib) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -lhiredis
+$(addprefix $(B)/tests/bench/,bench_catalog bench_nvme): $(B)/tests/bench/%: $(B)/tests/bench/%.o $(bench_lib) $(daemon_objs) $(B)/libkvtier.a
+	$(link) -pie $^ -o $@ $(LIBS_DAEMON) -lhiredis
 $(B)/tests/fault/preload_%.so: $(B)/tests/fault/preload_%.o
 	$(link) -shared $^ -o $@ -ldl -lpthread
 # fuzzers share objects that are instrumented once

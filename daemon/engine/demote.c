@@ -83,7 +83,7 @@ int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, b
                 return KVT_E_LIMIT;
         if (limit && s->tenant->record_bytes + bytes > limit)
                 return KVT_E_QUOTA;
-        if (!budget_allows(&e->budget, bytes, e->now_usec))
+        if (budget_left(&e->budget, e->now_usec) < bytes)
                 return KVT_E_BUDGET;
         struct xfer *x = xfer_new(e, XFER_DEMOTE, s, NULL, p->at);
         if (!x)

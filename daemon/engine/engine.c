@@ -202,7 +202,9 @@ bool engine_pass(struct engine *e)
         bool more = reclaim_background(e);
 
         if (e->nvme.n_devices) {
-                budget_charge(&e->budget, metrics.c_nvme_written_bytes - e->budgeted_bytes, e->now_usec);
+                /* what was moved and written beside records counts, too, but is not held up */
+                uint64_t left = budget_left(&e->budget, e->now_usec);
+                budget_take(&e->budget, MIN(metrics.c_nvme_written_bytes - e->budgeted_bytes, left), e->now_usec);
                 e->budgeted_bytes = metrics.c_nvme_written_bytes;
                 e->room = false;
                 load_some(e);

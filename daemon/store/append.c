@@ -219,7 +219,7 @@ static void publish(struct nvme *n, struct nvme_write *w)
         if (e) {
                 nvme_account(n, s, entry_place(e), -1);
                 entry_move(e, w->at);
-                e->flags = (uint16_t)(e->flags | (w->durable ? ENTRY_DURABLE : 0));
+                e->flags = (uint8_t)(e->flags | (w->durable ? ENTRY_DURABLE : 0));
         } else {
                 i = catalog_add(&n->catalog, s->id, w->shard, w->key, w->has_parent ? w->parent : NULL, w->at,
                                 w->durable ? ENTRY_DURABLE | ENTRY_USED : 0);
@@ -287,8 +287,6 @@ void nvme_write_submit(struct nvme *n, struct nvme_write *w, bool ok)
                 h->type = RECORD_PAD;
                 h->header_pages = 1;
                 h->n_pages = n_pages;
-                h->raw_bytes = h->stored_bytes = (uint64_t)(n_pages - 1) * FORMAT_PAGE_BYTES;
-                h->payload_hash = 0;
                 w->type = RECORD_PAD;
                 struct footer_entry *e = &l->entries[w->i_entry];
                 *e = (struct footer_entry){.page = e->page, .n_pages = e->n_pages, .space = 0xffff, .type = RECORD_PAD};

@@ -36,13 +36,15 @@ struct record_at { /* a place, unpacked; n_pages 0: nowhere */
         uint32_t n_pages; /* < 2^18 */
 };
 
-struct entry { /* 40 bytes */
+struct entry { /* 44 bytes */
         uint8_t key[16];
         uint32_t space_shard; /* space << 8 | shard */
         uint32_t parent; /* an entry; POOL_NONE: none */
         uint32_t next; /* in its bucket */
+        uint32_t follower; /* the child that was matched behind it most often, as far as can be said in so little room; may be stale */
         uint16_t n_children;
-        uint16_t flags;
+        uint8_t flags;
+        uint8_t follower_count; /* how sure that is: each match of that child adds one, each of another takes one */
         uint32_t at_lo, at_hi; /* packed record_at: n_pages 18, page 18, segment 24, device 4 bits */
 };
 
@@ -97,7 +99,7 @@ bool catalog_reachable(const struct catalog *c, uint32_t i);
 const char *catalog_audit(const struct catalog *c);
 /* All memory in use. */
 uint64_t catalog_bytes(const struct catalog *c);
-/* Child was matched behind parent. */
+/* child, whose parent that is, was matched behind it. */
 void catalog_followed(struct catalog *c, uint32_t parent, uint32_t child);
 /* What follows the entry most often, as far as is known, and is LIVE; POOL_NONE. */
 uint32_t catalog_follower(const struct catalog *c, uint32_t i);

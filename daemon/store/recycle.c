@@ -104,7 +104,7 @@ static void move_written(struct nvme_write *w, int r)
 
         if (r == 0 && i != POOL_NONE) {
                 struct entry *e = catalog_at(&m->nvme->catalog, i);
-                e->flags &= (uint16_t)~ENTRY_USED; /* it has to earn the next move */
+                e->flags &= (uint8_t)~ENTRY_USED; /* it has to earn the next move */
                 metrics.c_nvme_moved++;
         }
         move_end(m);

@@ -40,10 +40,11 @@ struct segment {
         bool has_drops;
 };
 
-struct victim_view { /* what decides which segment is recycled */
-        uint64_t generation;
-        uint32_t used_pages, capacity_pages;
-        bool busy; /* cannot be taken */
+struct victim_view { /* a segment, for the policy that decides which is recycled */
+        uint64_t generation; /* the order of writing */
+        uint32_t used_pages; /* LIVE */
+        uint32_t capacity_pages;
+        bool busy; /* cannot be taken now */
 };
 
 /* One operation on a device. It outlives its owner: a device that hangs keeps the buffer, the owner gets -ETIMEDOUT. */
