@@ -30,6 +30,8 @@ static bool planes_ok(const struct record_header *h)
         uint64_t stored = 0;
         float worst = 0;
 
+        if (h->type != RECORD_BLOCK) /* has none */
+                return true;
         for (uint32_t i = 0; i < h->n_planes; i++) {
                 stored += planes[i].stored_bytes; /* at most 1024 * 4 GiB */
                 if (!format_error_ok(planes[i].rel_l2))
