@@ -58,7 +58,7 @@ static bool sizes_ok(const struct record_header *h)
                                   .shard = h->shard,
                                   .n_shards = h->n_shards};
 
-        if (!format_common_ok(&c) || h->stored_bytes > FORMAT_SEGMENT_MAX)
+        if (!format_common_ok(&c))
                 return false;
         if (block ? !h->n_planes || h->n_planes > FORMAT_PLANES_MAX || h->payload_hash : h->n_planes != 0)
                 return false;

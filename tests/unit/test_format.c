@@ -273,6 +273,9 @@ static void test_segment_header(void **state)
         memcpy(spare, room, PAGE);
         spare[12] = 6; /* and says so */
         CHECK_EQ(segment_header_decode(spare, &other, &h), -EBADMSG);
+        at = place(5, 77, 0); /* and has the hash of where it lies */
+        rehash(spare, PAGE, SEGMENT_HASH, seed_of(&at));
+        CHECK_EQ(segment_header_decode(spare, &at, &h), -EBADMSG);
         memcpy(other_uuid, uuid, 16);
         other_uuid[15] ^= 1;
         other = at;

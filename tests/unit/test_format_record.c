@@ -128,6 +128,19 @@ static void test_record_places(void **state)
         h->page = 21;
         other = place(3, 1000, 21);
         CHECK_EQ(record_header_check(h, PAGE, &other, 4), -EBADMSG);
+        /* nor does a hash help that is right for where it lies */
+        h = block_make(&at, 0);
+        h->generation = 999;
+        rehash_record(h, &at);
+        CHECK_EQ(record_header_check(h, PAGE, &at, 4), -EBADMSG);
+        h = block_make(&at, 0);
+        h->segment = 2;
+        rehash_record(h, &at);
+        CHECK_EQ(record_header_check(h, PAGE, &at, 4), -EBADMSG);
+        h = block_make(&at, 0);
+        h->page = 16;
+        rehash_record(h, &at);
+        CHECK_EQ(record_header_check(h, PAGE, &at, 4), -EBADMSG);
         /* an unknown version, whatever its hash */
         h = block_make(&at, 0);
         h->version = 2;
@@ -163,6 +176,7 @@ static void test_record_contents(void **state)
         REFUSED(0, h->type = RECORD_DROP);
         REFUSED(0, h->type = RECORD_PAD);
         REFUSED(0, h->header_pages = 2);
+        REFUSED(0, (h->header_pages = 2, h->n_pages = 5, memset(record_planes(h) + 200, 0, 2 * PAGE - 152 - 3200)));
         REFUSED(0, h->n_pages = 0);
         REFUSED(0, h->n_pages = 3);
         REFUSED(0, h->n_pages = 5);
@@ -321,6 +335,13 @@ static void test_record_large(void **state)
                 CHECK_EQ(record_header_check(h, 5 * PAGE, &at, h->n_pages), -EBADMSG);
                 room[bit / 8] ^= (uint8_t)(1 << bit % 8);
         }
+        /* a plane more than there may be, and all else agrees */
+        memmove(record_planes(h) + 1025, record_planes(h) + 1024, n_payload * 4);
+        record_planes(h)[1024] = (struct record_plane){};
+        h->n_planes = 1025;
+        CHECK_EQ(record_header_pages(1025, n_payload), 5);
+        rehash_record(h, &at);
+        CHECK_EQ(record_header_check(h, 5 * PAGE, &at, h->n_pages), -EPROTO);
         h->header_pages = RECORD_HEADER_PAGES_MAX + 1;
         CHECK_EQ(record_header_check(h, 5 * PAGE, &at, 1 << 18), -EBADMSG);
         h->header_pages = RECORD_HEADER_PAGES_MAX;
@@ -426,6 +447,7 @@ static void test_footer_places(void **state)
 static void test_footer_contents(void **state)
 {
         struct footer_entry *e = (struct footer_entry *)room;
+        const struct footer_entry late = {.page = 200, .n_pages = 2, .type = RECORD_SPACE, .space = 0xffff, .raw_bytes = 90};
         uint64_t n = footer_make();
         struct footer_trailer *t = (struct footer_trailer *)(room + n - 64);
 
@@ -471,6 +493,8 @@ static void test_footer_contents(void **state)
         REFUSED(e[50].space = 99);
         REFUSED(e[50].space = 100);
         REFUSED(e[50].space = 0xffff);
+        IS(0, (e[99] = late, t->end_page = 202));
+        REFUSED((e[99] = late, t->end_page = 202, e[50].space = 99)); /* comes too late */
         REFUSED(e[98].space = 0xffff);
         REFUSED(e[0].space = 0);
         REFUSED(e[99].space = 0);
