@@ -1,7 +1,7 @@
 /* Bytes of a device: superblock, header of a segment, record with its payload, footer, descriptor of a space.
  *
  * An input is a byte that says which of these and how, one that says how many pages, and the bytes. With MEND, the hashes are made right after
- * kvtier-format(7) before the bytes are looked at, so that the fuzzer gets behind them; magic and place stay as they are given. The bytes lie at the
+ * kvtier-format(7) before the bytes are looked at, so that the fuzzer gets behind them; with MEND_PLACE, magic, version and place too. The bytes lie at the
  * end of an allocation of exactly their size: what reads past them is found.
  *
  * What is checked: what is taken keeps the promises of format.h, computed here once more, and encoding what was taken gives the same bytes. */
@@ -24,6 +24,7 @@ enum {
         N_WHAT,
         MEND = 8, /* the hash of the whole */
         MEND_PAYLOAD = 16, /* those of the payload, and the digest that is the key */
+        MEND_PLACE = 32,
 
         PAGE = 4096,
         PAGES_MAX = 24,
@@ -44,6 +45,35 @@ static void mend(void *p, size_t n, size_t hash_at, uint64_t generation, uint32_
         memset((uint8_t *)p + hash_at, 0, 8);
         hash = XXH3_64bits_withSeed(p, n, XXH3_64bits_withSeed(in, sizeof(in), 0));
         memcpy((uint8_t *)p + hash_at, &hash, 8);
+}
+
+/* Magic, version and place, as if written for `at`. end: behind the last byte. */
+static void mend_place(uint8_t *p, uint8_t *end, unsigned what)
+{
+        struct record_header *h = (struct record_header *)p;
+        struct footer_trailer *t = (struct footer_trailer *)(end - 64);
+
+        switch (what) {
+        case SUPERBLOCK:
+                memcpy(p, "kvtierDV\1\0\0\0\0\x10\0", 16);
+                break;
+        case SEGMENT:
+                memcpy(p, "kvtierSG\1\0\0\0\3\0\0", 16);
+                break;
+        case RECORD:
+                memcpy(h->magic, "kvtR", 4);
+                h->version = 1;
+                h->generation = at.generation;
+                h->segment = at.segment;
+                h->page = at.page;
+                break;
+        case FOOTER:
+                memcpy(t->magic, "kvtierFT", 8);
+                t->version = 1;
+                t->segment = at.segment;
+                t->generation = at.generation;
+                break;
+        }
 }
 
 static void try_superblock(uint8_t *p, bool mended)
@@ -244,6 +274,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
                         memcpy(p + room - 64, given + n_given - 64, 64);
                 }
         }
+        if (how & MEND_PLACE)
+                mend_place(p, p + room, what);
         switch (what) {
         case SUPERBLOCK:
                 try_superblock(p, how & MEND);
@@ -285,7 +317,7 @@ static void put_record(const char *corpus, const char *name, struct record_heade
         record_header_seal(h, &at);
         FUZZ_CHECK(record_header_check(h, PAGES_MAX * PAGE, &at, PAGES_MAX) == 0 && record_payload_check(h, record_payload(h)) == 0);
         memcpy(seed + 2, h, (size_t)h->n_pages * PAGE);
-        put_seed(corpus, name, RECORD | MEND | MEND_PAYLOAD, h->n_pages, h->header_pages * PAGE + n);
+        put_seed(corpus, name, RECORD | MEND | MEND_PAYLOAD | MEND_PLACE, h->n_pages, h->header_pages * PAGE + n);
         memset(h, 0, PAGES_MAX * PAGE);
 }
 
@@ -303,9 +335,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         if (sodium_init() < 0)
                 return -1;
         superblock_encode(seed + 2, &s);
-        put_seed(corpus, "superblock", SUPERBLOCK | MEND, 1, 128);
+        put_seed(corpus, "superblock", SUPERBLOCK | MEND | MEND_PLACE, 1, 128);
         segment_header_encode(seed + 2, &at, 5);
-        put_seed(corpus, "segment", SEGMENT | MEND, 1, 128);
+        put_seed(corpus, "segment", SEGMENT | MEND | MEND_PLACE, 1, 128);
         FUZZ_CHECK(geometry_init(&g, 16, 2, planes, 2, &why) == 0);
         size_t n = space_descriptor_encode(descriptor, "user-1", "a model", (const uint8_t *)"salt", 4, &g);
         geometry_deinit(&g);
@@ -340,7 +372,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         footer_encode(h, &at, e, 4, 10, 5);
         memcpy(seed + 2, h, sizeof(e));
         memcpy(seed + 2 + sizeof(e), (uint8_t *)h + PAGE - 64, 64);
-        put_seed(corpus, "footer", FOOTER | MEND, 1, sizeof(e) + 64);
+        put_seed(corpus, "footer", FOOTER | MEND | MEND_PLACE, 1, sizeof(e) + 64);
         free(h);
         return 0;
 }
