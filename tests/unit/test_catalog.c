@@ -90,10 +90,16 @@ static bool model_needed(const struct name *m, int k)
 
 static uint32_t model_count(const struct name *m)
 {
+        bool needed[NAMES] = {};
         uint32_t n = 0;
 
+        for (int k = 0; k < NAMES; k++) {
+                needed[k] |= m[k].live || m[k].dropped;
+                if (m[k].live && m[k].parent != NO_PARENT)
+                        needed[m[k].parent] = true;
+        }
         for (int k = 0; k < NAMES; k++)
-                n += model_needed(m, k);
+                n += needed[k];
         return n;
 }
 
