@@ -482,7 +482,7 @@ static void test_keys_that_are_alike(void **state)
 {
         enum { N = CHECK_SLOW == 1 ? 200000 : 30000 };
 
-        for (int kind = 0; kind < 6; kind++) {
+        for (int kind = 0; kind < 7; kind++) {
                 uint32_t longest;
                 struct catalog c;
                 CHECK_OK(catalog_init(&c, N));
@@ -497,10 +497,10 @@ static void test_keys_that_are_alike(void **state)
                         } else if (kind == 4) { /* one changes against the other */
                                 half[0] = n;
                                 half[1] = ~n;
-                        } else { /* space and shard change against the key */
+                        } else { /* space and shard change, alone or against the key */
                                 space = (uint32_t)(n >> 8);
                                 shard = n & 255;
-                                half[1] = n << 32;
+                                half[1] = kind == 5 ? n << 32 : 0;
                         }
                         memcpy(key, half, 16);
                         CHECK(catalog_add(&c, space, shard, key, NULL, (struct record_at){.n_pages = 1}, 0) != POOL_NONE);
