@@ -11,15 +11,19 @@
  * storage; a segment whose footer does not verify is scanned record by record from its start, up to the first that does not verify.
  * The order of writing is (generation, page): generations are drawn from one counter, a new one each time a segment is opened.
  *
- * Every hash is XXH3-64. That of a header, footer or superblock is seeded with seed(uuid, segment, generation, page), so that nothing verifies on
+ * Every hash is XXH3-64. That of a header or footer is seeded with format_seed(uuid, segment, generation, page), so that nothing verifies on
  * another device, in another place, or in another life of its segment. Bytes are foreign: every function checks all it reads, and says -EBADMSG (the
- * checksum is wrong), -EPROTONOSUPPORT (a version this code does not know) or -EPROTO (checksum right, contents impossible). */
+ * checksum is wrong), -EPROTONOSUPPORT (a version this code does not know) or -EPROTO (checksum right, contents impossible). The version is looked
+ * at before the checksum, for another version may have another one: whoever could damage a byte can make any of these, so all mean "not there". */
 #pragma once
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "libclient/codec/geometry.h"
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little endian");
 
 enum {
         FORMAT_VERSION = 1,
@@ -28,6 +32,9 @@ enum {
         FORMAT_SUPERBLOCK_COPY = 512 << 10,
         FORMAT_SEGMENT_MIN = 1 << 20,
         FORMAT_SEGMENT_MAX = 1 << 30,
+        FORMAT_SEGMENTS_MAX = 1 << 24,
+        FORMAT_PLANES_MAX = 1024, /* as a geometry's */
+        FORMAT_SHARDS_MAX = 64,
 };
 
 struct superblock { /* on disk, at the start of a page that is zero behind it */
@@ -57,7 +64,7 @@ enum record_type {
         RECORD_BLOCK = 1, /* one part of a block */
         RECORD_SPACE = 2, /* payload: a space descriptor; stands before the first record of its space in a segment */
         RECORD_DROP = 3, /* payload: struct drop_entry each; what they name is void if it was written before */
-        RECORD_PAD = 4, /* nothing; its pages are skipped */
+        RECORD_PAD = 4, /* no payload (stored_bytes 0); its n_pages are skipped */
 };
 enum record_flags {
         RECORD_HAS_PARENT = 1,
@@ -82,34 +89,34 @@ struct record_header { /* on disk, at the start of a record; planes, then page h
         uint32_t page; /* within the segment */
         uint32_t header_pages;
         uint32_t n_pages; /* with the header and the padding behind the payload */
-        uint8_t key[16]; /* RECORD_SPACE: the space's digest */
-        uint8_t parent[16];
+        uint8_t key[16]; /* RECORD_SPACE: the space's digest, as in space; PAD, DROP: zero */
+        uint8_t parent[16]; /* zero without RECORD_HAS_PARENT */
         uint8_t space[16]; /* digest, see space_digest() */
         uint8_t tenant[16]; /* BLAKE2b-128 of the tenant's name */
         uint8_t shard, n_shards;
         uint16_t flags;
-        uint32_t n_planes; /* 0 but for RECORD_BLOCK */
-        uint64_t raw_bytes; /* of the payload when decoded */
+        uint32_t n_planes; /* 0 but for RECORD_BLOCK; as codec, shard, n_shards, flags and max_rel_l2 */
+        uint64_t raw_bytes; /* of the payload when decoded; SPACE, DROP: stored_bytes */
         uint64_t stored_bytes; /* of the payload */
         uint64_t payload_hash; /* types other than RECORD_BLOCK: XXH3-64 of the payload, seed 0 */
         uint64_t written_sec;
-        float max_rel_l2;
-        uint32_t n_page_hashes;
+        float max_rel_l2; /* the planes' largest */
+        uint32_t n_page_hashes; /* with RECORD_PAGE_HASHES: of pages of the payload, else 0 */
         uint64_t hash; /* of all header_pages pages with this field zero; seed(uuid, segment, generation, page) */
 };
 static_assert(sizeof(struct record_header) == 152, "layout");
 
 struct drop_entry { /* payload of RECORD_DROP; space digests are the record's */
-        uint8_t key[16];
+        uint8_t key[16]; /* what 1: zero */
         uint32_t what; /* 0: the block under key, all parts; 1: the whole space */
         uint32_t zero;
 };
 static_assert(sizeof(struct drop_entry) == 24, "layout");
 
-struct footer_entry {
+struct footer_entry { /* fields as in the record's header */
         uint8_t key[16], parent[16];
         uint32_t page, n_pages;
-        uint16_t space; /* index of the RECORD_SPACE among this footer's entries; 0xffff: none (PAD, SPACE) */
+        uint16_t space; /* BLOCK, DROP: index of the RECORD_SPACE among the entries before; PAD, SPACE: 0xffff, none */
         uint16_t flags;
         uint8_t type, codec, shard, n_shards;
         uint64_t raw_bytes;
@@ -127,7 +134,8 @@ struct footer_trailer { /* the last 64 bytes of a segment */
         uint32_t end_page; /* first page behind the last record */
         uint64_t opened_sec;
         uint64_t zero[2];
-        uint64_t hash; /* of entries and trailer (as they lie, from the footer's first page to its end) with this field zero; seed as for page 0 */
+        uint64_t
+                hash; /* of entries and trailer (as they lie, from the footer's first page to its end) with this field zero; seed as for page 0 */
 };
 static_assert(sizeof(struct footer_trailer) == 64, "layout");
 
@@ -139,36 +147,49 @@ struct place {
         uint32_t page;
 };
 
+/* XXH3-64, seed 0, of uuid, segment, page, generation: 32 bytes */
+uint64_t format_seed(const struct place *at);
+
 /* superblock: fills magic, version, page_bytes and hash in; writes a whole page */
 void superblock_encode(void *page, const struct superblock *s);
 /* 0; -ENODATA: all zero, nothing was ever here; -ENOMSG: something else is (no magic); -EBADMSG, -EPROTONOSUPPORT, -EPROTO */
 int superblock_decode(const void *page, struct superblock *ret);
-/* How many segments of that size fit. 0: too small. */
+/* How many segments of that size fit, at most FORMAT_SEGMENTS_MAX. 0: too small, or no such size. */
 uint64_t format_n_segments(uint64_t device_bytes, uint64_t segment_bytes);
+static inline bool format_segment_bytes_ok(uint64_t n)
+{
+        return n >= FORMAT_SEGMENT_MIN && n <= FORMAT_SEGMENT_MAX && n % (1 << 20) == 0;
+}
 static inline uint64_t format_segment_offset(const struct superblock *s, uint32_t segment)
 {
         return FORMAT_SEGMENTS_START + segment * s->segment_bytes;
 }
 
-/* segment header: at = {uuid, segment, generation, 0} */
+/* segment header: at = {uuid, segment, generation, -}; writes a whole page */
 void segment_header_encode(void *page, const struct place *at, uint64_t opened_sec);
-/* at.generation is not looked at. 0 or -EBADMSG (also for pages of other devices, places, or none), -EPROTONOSUPPORT */
+/* at.generation is not looked at. 0 or -EBADMSG (also for pages of other devices, places, or none), -EPROTONOSUPPORT, -EPROTO */
 int segment_header_decode(const void *page, const struct place *at, struct segment_header *ret);
 
 /* records */
 
 /* Pages of a header with so many planes and page hashes, and of a whole record. */
 uint32_t record_header_pages(uint32_t n_planes, uint32_t n_page_hashes);
-static inline uint32_t format_pages(uint64_t bytes)
+static inline uint64_t format_pages(uint64_t bytes)
 {
-        return (uint32_t)((bytes + FORMAT_PAGE_BYTES - 1) / FORMAT_PAGE_BYTES);
+        return bytes / FORMAT_PAGE_BYTES + (bytes % FORMAT_PAGE_BYTES != 0);
 }
-/* Completes a header in place: h, its planes and page hashes are filled in (all but magic, version, generation, segment, page, hash), header_pages
- * pages. */
+/* Completes a header in place: h, its planes and page hashes are filled in (all but magic, version, generation, segment, page, hash). Zeroes what
+ * is behind them in the header's pages. Asserts that record_header_check() would take it. */
 void record_header_seal(struct record_header *h, const struct place *at);
-/* n_bytes: how many bytes can be read at h, at least a page; max_pages: room from at->page to the end of the segment. 0; -EAGAIN: the header is longer than n_bytes
- * (h->header_pages can be believed to be at most max_pages); -EBADMSG, -EPROTONOSUPPORT, -EPROTO. After 0 every field is within its limits: type known,
- * header_pages + payload == n_pages <= max_pages, planes' stored_bytes add up to stored_bytes, codec not checked. */
+/* n_bytes: how many bytes can be read at h; max_pages: room from at->page to the end of the segment. 0; -EAGAIN: the header is longer than n_bytes
+ * (h->header_pages can be believed to be at most max_pages and RECORD_HEADER_PAGES_MAX); -EBADMSG, -EPROTONOSUPPORT, -EPROTO. After 0 every field is
+ * within its limits: type known, header_pages + payload == n_pages <= max_pages (PAD: header_pages <= n_pages), planes' stored_bytes add up to
+ * stored_bytes, errors are finite; codec not checked. */
+enum {
+        RECORD_HEADER_PAGES_MAX = (sizeof(struct record_header) + sizeof(struct record_plane) * FORMAT_PLANES_MAX +
+                                   4 * (FORMAT_SEGMENT_MAX / FORMAT_PAGE_BYTES) + FORMAT_PAGE_BYTES - 1) /
+                                  FORMAT_PAGE_BYTES
+};
 int record_header_check(const struct record_header *h, uint64_t n_bytes, const struct place *at, uint32_t max_pages);
 static inline struct record_plane *record_planes(struct record_header *h)
 {
@@ -184,35 +205,38 @@ static inline void *record_payload(struct record_header *h)
 }
 /* The hash of one payload page, zero padded: low half of XXH3-64 seeded with its number. */
 uint32_t record_page_hash(const void *page, uint32_t i_page);
-/* All planes (or payload_hash) of a checked header against payload bytes. 0 or -EBADMSG */
+/* All planes (or payload_hash) of a checked header against stored_bytes of payload, 8-byte aligned. 0 or -EBADMSG; -EPROTO: the hash is right, but a
+ * SPACE's payload has another digest than its key, or a DROP's entries are none. Page hashes are for partial reads and not looked at. */
 int record_payload_check(const struct record_header *h, const void *payload);
 
 /* footers */
 
 /* Bytes of a footer with so many entries: whole pages. */
 uint64_t footer_bytes(uint32_t n_entries);
-/* Writes footer_bytes(n) bytes: entries at the start, zeros, the trailer in the last 64. */
+/* Writes footer_bytes(n) bytes: entries at the start (they may lie there already), zeros, the trailer in the last 64. */
 void footer_encode(void *p, const struct place *at, const struct footer_entry *entries, uint32_t n_entries, uint32_t end_page,
                    uint64_t opened_sec);
 /* The trailer in the last 64 bytes of a segment, not yet verified (the hash covers the entries): 0, and how long the footer says it is (sane:
- * at most segment_bytes), or -EBADMSG if magic, segment or generation are wrong, -EPROTONOSUPPORT. at->page 0. */
+ * it leaves room for the segment's header), or -EBADMSG if magic, segment or generation are wrong, -EPROTONOSUPPORT. at->page is not looked at. */
 int footer_peek(const void *last_64_bytes, const struct place *at, uint64_t segment_bytes, struct footer_trailer *ret, uint64_t *ret_bytes);
-/* n_bytes = footer_bytes(n_entries of its trailer) at p. 0: all entries are within the segment, in order, do not overlap, of known types, and their
- * space index names a RECORD_SPACE before them; -EBADMSG, -EPROTO. */
+/* n_bytes = footer_bytes(n_entries of its trailer) at p, 8-byte aligned. 0: all entries are between the segment's header and end_page, in order, do
+ * not overlap (but there may be gaps), of known types, and their space index names a RECORD_SPACE before them; -EBADMSG, -EPROTONOSUPPORT, -EPROTO. */
 int footer_check(const void *p, uint64_t n_bytes, const struct place *at, uint64_t segment_bytes);
 
 /* spaces */
 
-/* What a space is made of, as bytes: tenant's name, name, salt, block_tokens, n_shards, planes. Returns the length; dst NULL: only that. */
+/* What a space is made of, as bytes: tenant's name, name, salt, block_tokens, n_shards, planes. Returns the length; dst NULL: only that. The names
+ * are as long as the daemon lets them be. */
 #define SPACE_DESCRIPTOR_MAX (64 + 128 + 64 + 64 + 1024 * 28)
-size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt, const struct geometry *g);
+size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt,
+                               const struct geometry *g);
 struct space_descriptor {
         char tenant[40], name[129];
         uint8_t salt[64];
         uint32_t n_salt;
         struct geometry geometry; /* owned */
 };
-/* Foreign bytes. 0, -EPROTO, -ENOMEM. */
+/* Foreign bytes. 0, -EPROTONOSUPPORT, -EPROTO, -ENOMEM; *ret is untouched then. */
 int space_descriptor_decode(const void *p, size_t n, struct space_descriptor *ret);
 void space_descriptor_deinit(struct space_descriptor *d);
 /* BLAKE2b-128 of the descriptor's bytes. */
