@@ -108,10 +108,9 @@ static int get_part(struct ctl *x, const struct space *s)
         else
                 code = write_part(x, p.bytes + start, bytes);
         if (code == EXIT_OK && x->o.json)
-                code = ctl_print_json(x,
-                                      json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "key", format_key(key.bytes).text, "shard",
-                                                (json_int_t)x->o.shard, "first_plane", (json_int_t)first, "n_planes", (json_int_t)n_planes,
-                                                "bytes", (json_int_t)bytes, "file", x->o.output));
+                code = ctl_print_json(x, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "key", format_key(key.bytes).text, "shard",
+                                                   (json_int_t)x->o.shard, "first_plane", (json_int_t)first, "n_planes",
+                                                   (json_int_t)n_planes, "bytes", (json_int_t)bytes, "file", x->o.output));
         part_deinit(&p);
         return code;
 }

@@ -106,7 +106,8 @@ int cmd_tiers(struct ctl *x)
         static const struct column columns[] = {
                 {"TIER", "name"},           {"CAPACITY", "capacity_bytes"}, {"USED", "used_bytes"},
                 {"USE", "used_ratio"},      {"PAYLOAD", "payload_bytes"},   {"SLABS", "n_slabs"},
-                {"IN SLABS", "slab_bytes"}, {"RETIRED", "n_retired"},       {"PAGES", "pages"}, {"PARTS", "n_blocks"},
+                {"IN SLABS", "slab_bytes"}, {"RETIRED", "n_retired"},       {"PAGES", "pages"},
+                {"PARTS", "n_blocks"},
         };
         Kvtier__StatReply *stat;
         json_t *rows;

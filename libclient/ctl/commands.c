@@ -125,7 +125,8 @@ void commands_print_help(FILE *f, const struct ctl_command *command)
 
 static json_t *options_json(const char *command)
 {
-        static const char *const kinds[] = {[CTL_FLAG] = "flag", [CTL_NUMBER] = "number", [CTL_BYTES] = "bytes", [CTL_TEXT] = "text", [CTL_SECONDS] = "seconds"};
+        static const char *const kinds[] = {
+                [CTL_FLAG] = "flag", [CTL_NUMBER] = "number", [CTL_BYTES] = "bytes", [CTL_TEXT] = "text", [CTL_SECONDS] = "seconds"};
         json_t *array = json_array();
 
         for (size_t i = 0; i < ctl_n_options; i++) {

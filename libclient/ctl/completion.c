@@ -34,8 +34,8 @@ static const char *kind_of(const char *word)
 {
         static const struct {
                 const char *word, *kind;
-        } kinds[] = {{"SPACE", "spaces"}, {"NAME|ID", "spaces"}, {"KEY", "keys"},    {"TENANT", "tenants"}, {"DEVICE", "devices"}, {"PATH", "files"},
-                     {"FILE", "files"},   {"FILE|-", "files"},   {"CMD", "commands"}};
+        } kinds[] = {{"SPACE", "spaces"}, {"NAME|ID", "spaces"}, {"KEY", "keys"},     {"TENANT", "tenants"}, {"DEVICE", "devices"},
+                     {"PATH", "files"},   {"FILE", "files"},     {"FILE|-", "files"}, {"CMD", "commands"}};
 
         for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
                 if (strcmp(kinds[i].word, word) == 0)
