@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "libclient/ctl/device.h"
+#include "libclient/ctl/devfile.h"
 #include "libclient/ctl/format.h"
 #include "libclient/ctl/latency.h"
 #include "libclient/ctl/table.h"

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "libclient/codec/format.h"
-#include "libclient/ctl/device.h"
+#include "libclient/ctl/devfile.h"
 #include "libclient/ctl/format.h"
 #include "libclient/ctl/table.h"
 
@@ -62,7 +62,7 @@ static const char *name_contents(const uint8_t *p, size_t n)
 }
 
 /* The first MiB must be zero, as far as there is one. */
-static int refuse_contents(struct ctl *x, const struct device_file *d)
+static int refuse_contents(struct ctl *x, const struct devfile *d)
 {
         size_t n = d->bytes < FORMAT_SEGMENTS_START ? (size_t)d->bytes : FORMAT_SEGMENTS_START, at = 0, i = 0;
         uint8_t *p = malloc(FORMAT_SEGMENTS_START);
@@ -103,7 +103,7 @@ static void sync_folder(const char *path)
         free(copy);
 }
 
-static int write_format(const struct device_file *d, const struct superblock *s)
+static int write_format(const struct devfile *d, const struct superblock *s)
 {
         static uint8_t page[FORMAT_PAGE_BYTES];
         int r = 0;
@@ -124,7 +124,7 @@ static int write_format(const struct device_file *d, const struct superblock *s)
         return r;
 }
 
-static int format_device(struct ctl *x, struct device_file *d)
+static int format_device(struct ctl *x, struct devfile *d)
 {
         struct superblock s = {.segment_bytes = x->o.segment, .created_sec = (uint64_t)time(NULL)};
         uint64_t size = x->o.size;
@@ -163,7 +163,7 @@ static int format_device(struct ctl *x, struct device_file *d)
 
 int cmd_format(struct ctl *x)
 {
-        struct device_file d;
+        struct devfile d;
         int code;
 
         if (!format_segment_bytes_ok(x->o.segment))
@@ -172,12 +172,12 @@ int cmd_format(struct ctl *x)
         if (x->o.size != CTL_UNSET && (x->o.size > INT64_MAX || !format_n_segments(x->o.size, x->o.segment)))
                 return ctl_misuse(x, "--size %llu: there is room for no segment of %s, or it is more than a file can have",
                                   (unsigned long long)x->o.size, format_bytes(x->o.segment).text);
-        code = device_open(x, x->operands[0], true, true, &d);
+        code = devfile_open(x, x->operands[0], true, true, &d);
         if (code)
                 return code;
         code = format_device(x, &d);
         if (code && d.is_new)
                 unlink(d.path);
-        device_close(&d);
+        devfile_close(&d);
         return code;
 }

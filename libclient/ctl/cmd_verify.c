@@ -3,7 +3,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "libclient/ctl/device.h"
+#include "libclient/ctl/devfile.h"
 #include "libclient/ctl/format.h"
 #include "libclient/ctl/table.h"
 
@@ -163,7 +163,7 @@ int cmd_verify(struct ctl *x)
         int code;
 
         if (x->n_operands)
-                return device_verify(x, x->operands[0]);
+                return devfile_verify(x, x->operands[0]);
         code = ctl_connect(x);
         return code ? code : verify_online(x);
 }

@@ -31,7 +31,7 @@ static void add_percentile(json_t *row, const char *field, const uint64_t *count
         json_object_set_new(row, field, usec ? json_integer((json_int_t)usec) : json_null());
 }
 
-json_t *device_json(const Kvtier__DeviceEntry *d)
+json_t *latency_json(const Kvtier__DeviceEntry *d)
 {
         json_t *row = message_json(&d->base);
 

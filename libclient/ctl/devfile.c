@@ -1,4 +1,4 @@
-/* Opening what a daemon keeps blocks on: see device.h. */
+/* Opening what a daemon keeps blocks on: see devfile.h. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "libclient/ctl/device.h"
+#include "libclient/ctl/devfile.h"
 
 /* O_EXCL of a block device that is there: nobody has it mounted. */
 static int open_existing(const char *path, bool writes)
@@ -23,9 +23,9 @@ static int open_existing(const char *path, bool writes)
         return fd < 0 ? -errno : fd;
 }
 
-int device_open(struct ctl *x, const char *path, bool writes, bool create, struct device_file *ret)
+int devfile_open(struct ctl *x, const char *path, bool writes, bool create, struct devfile *ret)
 {
-        struct device_file d = {.path = path, .fd = -1};
+        struct devfile d = {.path = path, .fd = -1};
         struct stat st;
         int r = 0;
 
@@ -40,14 +40,14 @@ int device_open(struct ctl *x, const char *path, bool writes, bool create, struc
         if (d.fd == -ENOTBLK)
                 return ctl_fail(x, 0, "%s is neither a file nor a block device", path);
         if (d.fd == -EBUSY)
-                return ctl_fail(x, KVT_E_LOCKED, "%s is in use: mounted, or by a daemon", path);
+                return ctl_fail(x, 0, "%s is in use: mounted, or by a daemon", path);
         if (d.fd < 0)
                 return ctl_fail(x, d.fd, "cannot open %s", path);
         if (flock(d.fd, (writes ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0)
                 r = -errno;
         if (r == -EWOULDBLOCK) {
-                ctl_fail(x, KVT_E_LOCKED, "%s is in use by a daemon", path);
-                device_close(&d);
+                ctl_fail(x, 0, "%s is in use by a daemon", path);
+                devfile_close(&d);
                 return EXIT_FAILED;
         }
         if (!r && fstat(d.fd, &st) < 0)
@@ -61,14 +61,14 @@ int device_open(struct ctl *x, const char *path, bool writes, bool create, struc
                         r = -errno;
         }
         if (r) {
-                device_close(&d);
+                devfile_close(&d);
                 return ctl_fail(x, r, "cannot open %s", path);
         }
         *ret = d;
         return EXIT_OK;
 }
 
-void device_close(struct device_file *d)
+void devfile_close(struct devfile *d)
 {
         if (d->fd >= 0)
                 close(d->fd);

@@ -1,4 +1,4 @@
-/* device_verify(): reads a device or file itself, without a daemon. See kvtier-format(7).
+/* devfile_verify(): reads a device or file itself, without a daemon. See kvtier-format(7).
  *
  *     superblocks --> each segment: header --> footer, if it verifies --> each record that it lists
  *                                          `-> records one after the other, up to the first that does not verify
@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "libclient/codec/format.h"
-#include "libclient/ctl/device.h"
+#include "libclient/ctl/devfile.h"
 #include "libclient/ctl/format.h"
 #include "libclient/ctl/table.h"
 
@@ -21,7 +21,7 @@ enum { LISTED_MAX = 10000 }; /* problems in JSON; all are counted */
 
 struct scan {
         struct ctl *x;
-        struct device_file d;
+        struct devfile d;
         struct superblock sb;
         uint8_t *bytes; /* owned: what was read last */
         uint64_t n_bytes; /* room in it */
@@ -377,10 +377,10 @@ static int conclude(struct scan *s)
         return code;
 }
 
-int device_verify(struct ctl *x, const char *path)
+int devfile_verify(struct ctl *x, const char *path)
 {
         struct scan s = {.x = x};
-        int code = device_open(x, path, false, false, &s.d);
+        int code = devfile_open(x, path, false, false, &s.d);
 
         if (code)
                 return code;
@@ -395,6 +395,6 @@ int device_verify(struct ctl *x, const char *path)
         json_decref(s.problems);
         free(s.spaces);
         free(s.bytes);
-        device_close(&s.d);
+        devfile_close(&s.d);
         return code;
 }

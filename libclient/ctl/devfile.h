@@ -8,7 +8,7 @@ int device_do(struct ctl *x, Kvtier__DeviceDo action, const char *path);
 
 /* A device or regular file that was opened by this program and is locked against daemons (flock() of its open file description, which a daemon
  * that uses it holds exclusively). */
-struct device_file {
+struct devfile {
         const char *path; /* not owned */
         int fd;
         bool is_block;
@@ -16,8 +16,8 @@ struct device_file {
         uint64_t bytes;
 };
 /* writes: to be changed; else only read, beside others who read. create: made if it is not there, empty. */
-int device_open(struct ctl *x, const char *path, bool writes, bool create, struct device_file *ret);
-void device_close(struct device_file *d);
+int devfile_open(struct ctl *x, const char *path, bool writes, bool create, struct devfile *ret);
+void devfile_close(struct devfile *d);
 
 /* Reads a device or file record by record and prints what is wrong with it. */
-int device_verify(struct ctl *x, const char *path);
+int devfile_verify(struct ctl *x, const char *path);
