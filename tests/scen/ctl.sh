@@ -210,6 +210,90 @@ json 'len(v["commands"]) > 10' 'len(v["global_options"]) == 5'
 ctl 2 help frobnicate
 if "$B/kvtierctl" version > /dev/full 2> "$dir/err"; then bad "kvtierctl version > /dev/full: succeeded"; else ok; fi
 
+# devices, without one: format, and verify of what no daemon uses
+
+ctl 0 format "$dir/device" --size=40M --segment 4M
+has ': 9 segments of 4\.0 MiB, uuid [0-9a-f]{32}$'
+if [ "$(stat -c '%a %s' "$dir/device")" = "600 41943040" ] && [ "$(stat -c %b "$dir/device")" -lt 100 ]; then ok; else
+        bad "format: not a sparse file of mode 0600: $(stat "$dir/device")"
+fi
+ctl 0 verify "$dir/device"
+has '^0 of 9 segments used, 0 records of 0 B verified, 0 torn'
+ctl 0 verify "$dir/device" --json
+json 'v["n_segments"] == 9 and v["n_used_segments"] == 0 and v["n_records"] == 0 and v["n_torn"] == 0' 'v["problems"] == []'
+ctl 1 format "$dir/device" --segment=4M
+says 'has a kvtier device in it; --force would overwrite'
+cp "$dir/device" "$dir/before"
+ctl 1 format "$dir/device" --size=40M --segment=4M
+if cmp -s "$dir/device" "$dir/before"; then ok; else bad "a format that was refused changed something"; fi
+ctl 0 format "$dir/device" --force --segment=8M --json
+json 'v["n_segments"] == 4 and v["segment_bytes"] == 8 << 20 and v["device_bytes"] == 40 << 20' 'len(v["uuid"]) == 32'
+if cmp -s "$dir/device" "$dir/before"; then bad "format --force changed nothing"; else ok; fi
+ctl 0 verify "$dir/device"
+has '^0 of 4 segments used'
+printf x | dd of="$dir/device" bs=1 seek=524300 conv=notrunc status=none
+ctl 1 verify "$dir/device"
+has '^byte 524288: the superblock: it does not match its checksum$'
+says ': 1 problem$'
+printf x | dd of="$dir/device" bs=1 seek=$((1048576 + 8388608)) conv=notrunc status=none
+truncate -s 30M "$dir/device"
+ctl 1 verify "$dir/device" --json
+json '[p["offset"] for p in v["problems"]] == [524288, 30 << 20, (1 << 20) + (8 << 20)]' 'v["n_problems"] == 3' \
+        'all(p["text"] for p in v["problems"])'
+ctl 0 format "$dir/device" -f --size 40M --segment 8M
+ctl 0 verify "$dir/device"
+
+# other data is not written over
+head -c 3000000 /dev/zero > "$dir/foreign"
+printf '\123\357' | dd of="$dir/foreign" bs=1 seek=1080 conv=notrunc status=none
+cp "$dir/foreign" "$dir/before"
+ctl 1 format "$dir/foreign" --segment 1M
+says 'has an ext file system in it'
+printf '\0\0' | dd of="$dir/foreign" bs=1 seek=1080 conv=notrunc status=none
+printf x | dd of="$dir/foreign" bs=1 seek=1048575 conv=notrunc status=none
+cp "$dir/foreign" "$dir/before"
+ctl 1 format "$dir/foreign" --segment 1M
+says 'has data in it'
+if cmp -s "$dir/foreign" "$dir/before"; then ok; else bad "format wrote over other data"; fi
+ctl 1 verify "$dir/foreign"
+has '^byte 0: no superblock: nothing is there' '^byte 524288: no superblock'
+printf '\0' | dd of="$dir/foreign" bs=1 seek=1048575 conv=notrunc status=none
+ctl 0 format "$dir/foreign" --segment 1M # all of it is zero
+has ': 1 segment of 1\.0 MiB'
+if [ "$(stat -c %s "$dir/foreign")" = 3000000 ]; then ok; else bad "format changed the size of a file without being told"; fi
+
+# in use
+exec 9< "$dir/device"
+flock 9
+ctl 1 format "$dir/device" --force
+says 'in use by a daemon'
+ctl 1 verify "$dir/device"
+says 'in use by a daemon'
+flock --shared 9
+ctl 0 verify "$dir/device"
+ctl 1 format "$dir/device" --force
+exec 9<&-
+
+ctl 1 format "$dir/nowhere/device"
+says 'cannot create'
+ctl 1 format "$dir"
+says 'neither a file nor a block device'
+ctl 1 format /dev/zero --force
+ctl 1 verify "$dir/nowhere"
+says 'No such file'
+ctl 2 format "$dir/new" --segment 3000000
+says 'is whole MiB'
+ctl 2 format "$dir/new" --size 64M
+says 'room for no segment'
+ctl 2 format "$dir/new" --size 64X
+says "takes a number of bytes, such as 64M or 4G, not '64X'"
+if [ -e "$dir/new" ]; then bad "a format that failed made a file"; else ok; fi
+ctl 3 verify
+for c in devices flush "attach $dir/device" "detach $dir/device"; do
+        # shellcheck disable=SC2086
+        ctl 3 $c
+done
+
 # with one
 
 "$B/kvtierd" --socket="$sock" --host_bytes=64M --log_level=warning > "$dir/log" 2>&1 &
@@ -298,6 +382,14 @@ if cmp -s "$dir/part" "$dir/back"; then ok; else bad "get: not the bytes of put"
 if "$B/kvtierctl" -S "$sock" get tiny $a < /dev/null | cmp -s - "$dir/part"; then ok; else bad "get to a pipe"; fi
 ctl 0 get tiny 00112 --output "$dir/back2" --json
 json "v['key'] == '$a' and v['bytes'] == 256 and v['shard'] == 0"
+ctl 0 get tiny $a --planes 1:2 -o "$dir/back2"
+if tail -c +65 "$dir/part" | head -c 128 | cmp -s - "$dir/back2"; then ok; else bad "get --planes 1:2"; fi
+ctl 0 get tiny $a -p 3:1 --output "$dir/back2" --json
+json 'v["first_plane"] == 3 and v["n_planes"] == 1 and v["bytes"] == 64'
+if tail -c 64 "$dir/part" | cmp -s - "$dir/back2"; then ok; else bad "get --planes 3:1"; fi
+ctl 2 get tiny $a --planes 3:2 -o "$dir/back2"
+says 'the space has 4 planes'
+ctl 2 get tiny $a --planes 1 -o "$dir/back2"
 ctl 2 get tiny $a --json
 says 'needs --output'
 ctl 1 put tiny $a "$dir/other"
@@ -524,6 +616,8 @@ expect_completion '<tiny>' --socket "$sock" ls ti
 expect_completion '<odd\ \$\(id\)\ name>' -S = "$sock" ls odd
 expect_completion "<$a>" -S "$sock" get tiny 0011
 expect_completion '<zsh>' completion z
+expect_completion "<$dir/device>" format "$dir/dev"
+expect_completion '<--durable>' put --d
 expect_completion '<>' ping --count ''
 
 # a daemon that goes away, and one that comes back

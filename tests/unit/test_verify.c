@@ -41,7 +41,7 @@ int ctl_print_json(const struct ctl *x, json_t *value)
 
 /* a device */
 
-static uint8_t image[DEVICE];
+static _Alignas(FORMAT_PAGE_BYTES) uint8_t image[DEVICE];
 static struct superblock super = {.segment_bytes = SEGMENT, .n_segments = N_SEGMENTS, .device_bytes = DEVICE, .created_sec = 7};
 static char path[] = "/tmp/kvtier-verify-XXXXXX";
 static uint8_t space[16], descriptor[4096];
@@ -50,10 +50,10 @@ static size_t n_descriptor;
 /* a segment that is being written */
 struct writer {
         struct place at;
-        struct footer_entry entries[64];
+        struct footer_entry entries[128];
         uint32_t n;
         uint16_t i_space;
-        uint64_t starts[64]; /* offset of each record */
+        uint64_t starts[128]; /* offset of each record */
 };
 
 static void writer_open(struct writer *w, uint32_t segment, uint64_t generation)
