@@ -6,106 +6,7 @@
 set -u
 export LC_ALL=C
 cd "$(dirname "$0")/../.." || exit 1
-B=${BUILD:-build/gcc}
-for program in kvtierd kvtierctl; do
-        if [ ! -x "$B/$program" ]; then
-                echo "$B/$program is not built"
-                echo "0 passed, 1 failed"
-                exit 1
-        fi
-done
-dir=$(mktemp -d /tmp/kvtier-ctl.XXXXXX)
-# a build beside this test may replace them
-mkdir "$dir/bin"
-cp "$B/kvtierd" "$B/kvtierctl" "$dir/bin"
-B=$dir/bin
-sock=$dir/sock
-passed=0
-failed=0
-skipped=0
-daemon=
-client=
-holder=
-
-cleanup()
-{
-        for pid in $client $holder $daemon; do
-                kill "$pid" 2> /dev/null
-        done
-        wait 2> /dev/null
-        rm -rf "$dir"
-}
-trap cleanup EXIT
-
-ok()
-{
-        passed=$((passed + 1))
-}
-bad()
-{
-        echo "FAIL: $*"
-        sed 's/^/    out: /' "$dir/out" 2> /dev/null | head -20
-        sed 's/^/    err: /' "$dir/err" 2> /dev/null | head -20
-        failed=$((failed + 1))
-}
-
-# ctl EXIT-CODE ARGUMENT...: runs kvtierctl; what it prints is in out and err
-ctl()
-{
-        local want=$1
-        shift
-        what="kvtierctl $*"
-        timeout 60 "$B/kvtierctl" --socket "$sock" "$@" > "$dir/out" 2> "$dir/err" < /dev/null
-        local got=$?
-        if [ $got = "$want" ]; then
-                ok
-        else
-                bad "$what: exit $got, not $want"
-        fi
-        # silence on one side: errors never come on standard output, nor the other way round
-        if [ "$want" = 0 ] && [ -s "$dir/err" ]; then
-                bad "$what: succeeded, but says something on standard error"
-        elif [ "$want" != 0 ] && ! [ -s "$dir/err" ]; then
-                bad "$what: failed without saying why"
-        fi
-}
-# has REGEX...: each is in what the last ctl printed; says: on standard error; lacks: is not there
-has()
-{
-        for r in "$@"; do
-                if grep -Eq -- "$r" "$dir/out"; then ok; else bad "$what: prints nothing like $r"; fi
-        done
-}
-says()
-{
-        for r in "$@"; do
-                if grep -Eq -- "$r" "$dir/err"; then ok; else bad "$what: says nothing like $r"; fi
-        done
-}
-lacks()
-{
-        if grep -Eq -- "$1" "$dir/out"; then bad "$what: prints $1"; else ok; fi
-}
-# json PYTHON...: the last output is one line with a JSON value v, of which each expression is true, and whose fields are in the page
-json()
-{
-        if [ "$(wc -l < "$dir/out")" = 1 ]; then ok; else bad "$what: JSON is not one line"; fi
-        if python3 - "$dir/out" "$@" << 'PYTHON'; then ok; else bad "$what: JSON is not as expected"; fi
-import json, re, sys
-v = json.load(open(sys.argv[1]))
-for e in sys.argv[2:]:
-    if not eval(e):
-        sys.exit(print(f"    not so: {e}") or 1)
-page = open("man/kvtierctl.1").read()
-words = set(re.findall(r"[a-z0-9_]+", page))
-def walk(x):
-    for k, y in (x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()):
-        if isinstance(k, str) and k not in words:
-            sys.exit(print(f"    field {k} is not in kvtierctl(1)") or 1)
-        walk(y)
-walk(v)
-PYTHON
-}
+. tests/lib/ctl.sh
 
 cat > "$dir/client.py" << 'PYTHON'
 # A client of the protocol in proto/frame.h and kvtier.proto, as far as this test needs it.
@@ -151,15 +52,6 @@ c.open(b"odd $(id) name")
 print("ready", flush=True)
 time.sleep(600)
 PYTHON
-
-wait_for()
-{
-        for _ in $(seq 200); do
-                if "$@" > /dev/null 2>&1; then return 0; fi
-                sleep 0.05
-        done
-        return 1
-}
 
 # without a daemon
 
@@ -209,90 +101,6 @@ ctl 0 help --json
 json 'len(v["commands"]) > 10' 'len(v["global_options"]) == 5'
 ctl 2 help frobnicate
 if "$B/kvtierctl" version > /dev/full 2> "$dir/err"; then bad "kvtierctl version > /dev/full: succeeded"; else ok; fi
-
-# devices, without one: format, and verify of what no daemon uses
-
-ctl 0 format "$dir/device" --size=40M --segment 4M
-has ': 9 segments of 4\.0 MiB, uuid [0-9a-f]{32}$'
-if [ "$(stat -c '%a %s' "$dir/device")" = "600 41943040" ] && [ "$(stat -c %b "$dir/device")" -lt 100 ]; then ok; else
-        bad "format: not a sparse file of mode 0600: $(stat "$dir/device")"
-fi
-ctl 0 verify "$dir/device"
-has '^0 of 9 segments used, 0 records of 0 B verified, 0 torn'
-ctl 0 verify "$dir/device" --json
-json 'v["n_segments"] == 9 and v["n_used_segments"] == 0 and v["n_records"] == 0 and v["n_torn"] == 0' 'v["problems"] == []'
-ctl 1 format "$dir/device" --segment=4M
-says 'has a kvtier device in it; --force would overwrite'
-cp "$dir/device" "$dir/before"
-ctl 1 format "$dir/device" --size=40M --segment=4M
-if cmp -s "$dir/device" "$dir/before"; then ok; else bad "a format that was refused changed something"; fi
-ctl 0 format "$dir/device" --force --segment=8M --json
-json 'v["n_segments"] == 4 and v["segment_bytes"] == 8 << 20 and v["device_bytes"] == 40 << 20' 'len(v["uuid"]) == 32'
-if cmp -s "$dir/device" "$dir/before"; then bad "format --force changed nothing"; else ok; fi
-ctl 0 verify "$dir/device"
-has '^0 of 4 segments used'
-printf x | dd of="$dir/device" bs=1 seek=524300 conv=notrunc status=none
-ctl 1 verify "$dir/device"
-has '^byte 524288: the superblock: it does not match its checksum$'
-says ': 1 problem$'
-printf x | dd of="$dir/device" bs=1 seek=$((1048576 + 8388608)) conv=notrunc status=none
-truncate -s 30M "$dir/device"
-ctl 1 verify "$dir/device" --json
-json '[p["offset"] for p in v["problems"]] == [524288, 30 << 20, (1 << 20) + (8 << 20)]' 'v["n_problems"] == 3' \
-        'all(p["text"] for p in v["problems"])'
-ctl 0 format "$dir/device" -f --size 40M --segment 8M
-ctl 0 verify "$dir/device"
-
-# other data is not written over
-head -c 3000000 /dev/zero > "$dir/foreign"
-printf '\123\357' | dd of="$dir/foreign" bs=1 seek=1080 conv=notrunc status=none
-cp "$dir/foreign" "$dir/before"
-ctl 1 format "$dir/foreign" --segment 1M
-says 'has an ext file system in it'
-printf '\0\0' | dd of="$dir/foreign" bs=1 seek=1080 conv=notrunc status=none
-printf x | dd of="$dir/foreign" bs=1 seek=1048575 conv=notrunc status=none
-cp "$dir/foreign" "$dir/before"
-ctl 1 format "$dir/foreign" --segment 1M
-says 'has data in it'
-if cmp -s "$dir/foreign" "$dir/before"; then ok; else bad "format wrote over other data"; fi
-ctl 1 verify "$dir/foreign"
-has '^byte 0: no superblock: nothing is there' '^byte 524288: no superblock'
-printf '\0' | dd of="$dir/foreign" bs=1 seek=1048575 conv=notrunc status=none
-ctl 0 format "$dir/foreign" --segment 1M # all of it is zero
-has ': 1 segment of 1\.0 MiB'
-if [ "$(stat -c %s "$dir/foreign")" = 3000000 ]; then ok; else bad "format changed the size of a file without being told"; fi
-
-# in use
-exec 9< "$dir/device"
-flock 9
-ctl 1 format "$dir/device" --force
-says 'in use by a daemon'
-ctl 1 verify "$dir/device"
-says 'in use by a daemon'
-flock --shared 9
-ctl 0 verify "$dir/device"
-ctl 1 format "$dir/device" --force
-exec 9<&-
-
-ctl 1 format "$dir/nowhere/device"
-says 'cannot create'
-ctl 1 format "$dir"
-says 'neither a file nor a block device'
-ctl 1 format /dev/zero --force
-ctl 1 verify "$dir/nowhere"
-says 'No such file'
-ctl 2 format "$dir/new" --segment 3000000
-says 'is whole MiB'
-ctl 2 format "$dir/new" --size 64M
-says 'room for no segment'
-ctl 2 format "$dir/new" --size 64X
-says "takes a number of bytes, such as 64M or 4G, not '64X'"
-if [ -e "$dir/new" ]; then bad "a format that failed made a file"; else ok; fi
-ctl 3 verify
-for c in devices flush "attach $dir/device" "detach $dir/device"; do
-        # shellcheck disable=SC2086
-        ctl 3 $c
-done
 
 # with one
 
@@ -616,7 +424,7 @@ expect_completion '<tiny>' --socket "$sock" ls ti
 expect_completion '<odd\ \$\(id\)\ name>' -S = "$sock" ls odd
 expect_completion "<$a>" -S "$sock" get tiny 0011
 expect_completion '<zsh>' completion z
-expect_completion "<$dir/device>" format "$dir/dev"
+expect_completion "<$dir/part>" format "$dir/par"
 expect_completion '<--durable>' put --d
 expect_completion '<>' ping --count ''
 
