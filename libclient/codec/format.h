@@ -181,15 +181,15 @@ static inline uint64_t format_pages(uint64_t bytes)
 /* Completes a header in place: h, its planes and page hashes are filled in (all but magic, version, generation, segment, page, hash). Zeroes what
  * is behind them in the header's pages. Asserts that record_header_check() would take it. */
 void record_header_seal(struct record_header *h, const struct place *at);
-/* n_bytes: how many bytes can be read at h; max_pages: room from at->page to the end of the segment. 0; -EAGAIN: the header is longer than n_bytes
- * (h->header_pages can be believed to be at most max_pages and RECORD_HEADER_PAGES_MAX); -EBADMSG, -EPROTONOSUPPORT, -EPROTO. After 0 every field is
- * within its limits: type known, header_pages + payload == n_pages <= max_pages (PAD: header_pages <= n_pages), planes' stored_bytes add up to
- * stored_bytes, errors are finite; codec not checked. */
 enum {
         RECORD_HEADER_PAGES_MAX = (sizeof(struct record_header) + sizeof(struct record_plane) * FORMAT_PLANES_MAX +
                                    4 * (FORMAT_SEGMENT_MAX / FORMAT_PAGE_BYTES) + FORMAT_PAGE_BYTES - 1) /
                                   FORMAT_PAGE_BYTES
 };
+/* n_bytes: how many bytes can be read at h; max_pages: room from at->page to the end of the segment. 0; -EAGAIN: the header is longer than n_bytes
+ * (h->header_pages can be believed to be at most max_pages and RECORD_HEADER_PAGES_MAX); -EBADMSG, -EPROTONOSUPPORT, -EPROTO. After 0 every field is
+ * within its limits: type known, header_pages + payload == n_pages <= max_pages (PAD: header_pages <= n_pages), planes' stored_bytes add up to
+ * stored_bytes, errors are finite; codec not checked. */
 int record_header_check(const struct record_header *h, uint64_t n_bytes, const struct place *at, uint32_t max_pages);
 static inline struct record_plane *record_planes(struct record_header *h)
 {

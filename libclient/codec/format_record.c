@@ -30,6 +30,8 @@ static bool planes_ok(const struct record_header *h)
         uint64_t stored = 0;
         float worst = 0;
 
+        if (h->type != RECORD_BLOCK) /* has none */
+                return true;
         for (uint32_t i = 0; i < h->n_planes; i++) {
                 stored += planes[i].stored_bytes; /* at most 1024 * 4 GiB */
                 if (!format_error_ok(planes[i].rel_l2))
@@ -56,7 +58,7 @@ static bool sizes_ok(const struct record_header *h)
                                   .shard = h->shard,
                                   .n_shards = h->n_shards};
 
-        if (!format_common_ok(&c) || h->stored_bytes > FORMAT_SEGMENT_MAX)
+        if (!format_common_ok(&c))
                 return false;
         if (block ? !h->n_planes || h->n_planes > FORMAT_PLANES_MAX || h->payload_hash : h->n_planes != 0)
                 return false;
