@@ -394,7 +394,7 @@ int op_sync(kvt_op *op, bool retry)
                 r = op_submit(op, deadline_usec);
                 if (r)
                         break;
-                r = op_wait(op, deadline_usec, c->timeout_usec);
+                r = op_wait(op, deadline_usec + op->patience_usec, c->timeout_usec + op->patience_usec);
                 if (op->state != OP_DONE)
                         op_abandon(op);
                 if (r != KVT_E_DISCONNECTED || !retry || c->flags & KVT_OPEN_NO_RECONNECT)
@@ -457,7 +457,7 @@ int kvt_wait(kvt_op *op, uint64_t timeout_usec)
         if (r)
                 return r;
         if (!timeout_usec)
-                timeout_usec = c->timeout_usec;
+                timeout_usec = c->timeout_usec + op->patience_usec;
         else if (timeout_usec > timeout_max_usec)
                 timeout_usec = timeout_max_usec;
         pthread_mutex_lock(&c->lock);

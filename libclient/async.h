@@ -79,6 +79,7 @@ struct kvt_op {
         uint8_t *statuses;
         uint32_t op_flags;
         uint64_t usec;
+        uint64_t patience_usec; /* how long the daemon may take before it answers, beside the timeout */
         void *result;
         void *work; /* struct of the operation's own file */
         kvt_key parent_copy;
@@ -87,6 +88,7 @@ struct kvt_op {
         kvt_mapping *mappings;
         const kvt_view *view;
         size_t first_block, window_end;
+        uint32_t first_plane, n_planes;
         kvt_event event_fn;
         kvt_key inline_keys[16]; /* from here on not cleared */
         uint8_t inline_statuses[64];

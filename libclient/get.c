@@ -7,7 +7,8 @@
  *        |-- KVT_E_AGAIN --'            `-- bytes differ: KVT_E_CORRUPT, and the daemon is told
  *      staged --(GET)--> in staging, verified by the daemon --> copied --> done
  *
- * staged takes what cannot be mapped, or everything with KVT_OPEN_NO_MAP. The steps run in the thread that waits, without the lock
+ * staged takes what cannot be mapped, or everything with KVT_OPEN_NO_MAP, and all of kvt_get_planes(): to be mapped, a block has to be in memory
+ * as a whole. The steps run in the thread that waits, without the lock
  * while they copy. */
 #include <assert.h>
 #include <stdlib.h>
@@ -19,10 +20,36 @@
 #include "libclient/view.h"
 #include "libclient/wire.h"
 
-enum { FIELD_GET_SPACE = 1, FIELD_GET_SHARD = 2, FIELD_GET_KEYS = 3, FIELD_GET_OFFSETS = 4 };
+enum {
+        FIELD_GET_SPACE = 1,
+        FIELD_GET_SHARD = 2,
+        FIELD_GET_KEYS = 3,
+        FIELD_GET_OFFSETS = 4,
+        FIELD_GET_FIRST_PLANE = 5,
+        FIELD_GET_N_PLANES = 6
+};
 enum { FIELD_DROP_SPACE = 1, FIELD_DROP_KEYS = 2, FIELD_DROP_CORRUPT = 3 };
 enum { N_BATCHES = 2, BATCH_MAX = 64 };
 static const uint64_t staged_batch_bytes = 8u << 20;
+
+/* op->n_planes is 0 for kvt_get(), which wants all */
+static bool wants_some(const kvt_op *op)
+{
+        return op->n_planes;
+}
+
+static uint32_t wanted_planes(const kvt_op *op)
+{
+        return wants_some(op) ? op->n_planes : op->s->geometry.n_planes;
+}
+
+/* What a block takes in staging. */
+static uint64_t stride_of(const kvt_op *op)
+{
+        const uint64_t *offsets = op->s->geometry.offsets + op->first_plane;
+
+        return staging_stride(offsets[wanted_planes(op)] - offsets[0]);
+}
 
 /* positions in the caller's arrays, first in first out; each is in one of them at most once */
 struct fifo {
@@ -121,7 +148,7 @@ static int ask_staged(kvt_op *op, struct batch *b)
 {
         kvt *c = op->c;
         struct get_work *w = op->work;
-        uint64_t stride = staging_stride(op->s->geometry.part_bytes), offset;
+        uint64_t stride = stride_of(op), offset;
         uint32_t n = w->staged.n < BATCH_MAX ? w->staged.n : BATCH_MAX;
         struct staging *staging;
         struct request *q;
@@ -161,6 +188,8 @@ static int ask_staged(kvt_op *op, struct batch *b)
 
                 memcpy(p, &at, sizeof(at));
         }
+        p = wire_uint(p, FIELD_GET_FIRST_PLANE, op->first_plane);
+        p = wire_uint(p, FIELD_GET_N_PLANES, op->n_planes);
         r = request_send(c, q, (size_t)(p - tx_body(c)));
         if (r) {
                 staging_free(c, staging, offset, n * stride);
@@ -245,14 +274,14 @@ static uint8_t copy_mapped(const kvt_op *op, const kvt_mapping *m, uint32_t posi
 static void copy_batch(kvt_op *op, struct batch *b)
 {
         const struct geometry *g = &op->s->geometry;
-        uint64_t stride = staging_stride(g->part_bytes);
+        uint64_t stride = stride_of(op);
 
         for (uint32_t i = 0; i < b->n; i++) {
                 if (b->statuses[i])
                         continue;
                 if (b->staging)
-                        view_scatter(g, op->view, op->first_block + b->positions[i], op->window_end,
-                                     b->staging->base + b->offset + i * stride);
+                        view_scatter_planes(g, op->view, op->first_block + b->positions[i], op->window_end, op->first_plane,
+                                            wanted_planes(op), b->staging->base + b->offset + i * stride);
                 else
                         b->statuses[i] = copy_mapped(op, &b->mappings[i], b->positions[i]);
         }
@@ -290,7 +319,7 @@ static void conclude(kvt_op *op, const struct batch *b, uint32_t i)
         case KVT_E_LEASE_LOST:
                 if (!(*tries & TRIED_LOST)) {
                         *tries |= TRIED_LOST;
-                        fifo_push(op, &w->queue, position);
+                        fifo_push(op, b->staging ? &w->staged : &w->queue, position);
                         return;
                 }
                 break;
@@ -368,7 +397,7 @@ static int get_start(kvt_op *op)
                 w->batches[i].staging = NULL;
         }
         for (uint32_t i = 0; i < n; i++)
-                fifo_push(op, op->c->flags & KVT_OPEN_NO_MAP ? &w->staged : &w->queue, i);
+                fifo_push(op, op->c->flags & KVT_OPEN_NO_MAP || wants_some(op) ? &w->staged : &w->queue, i);
         return w->queue.n ? ask_map(op, &w->batches[0]) : 0;
 }
 
@@ -410,6 +439,17 @@ static int get_op(kvt_space *s, const kvt_key *keys, size_t n_keys, size_t first
         return 0;
 }
 
+static int get_async(kvt_op *op, kvt_done done, void *arg, kvt_op **ret_op)
+{
+        int r = op_keep_view(op);
+
+        if (r) {
+                op_free(op);
+                return r;
+        }
+        return op_async_keys(op, done, arg, ret_op);
+}
+
 int kvt_get(kvt_space *s, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view, size_t window_end,
             uint8_t *statuses)
 {
@@ -425,12 +465,45 @@ int kvt_get_async(kvt_space *s, const kvt_key *keys, size_t n_keys, size_t first
         kvt_op *op;
         int r = get_op(s, keys, n_keys, first_block, view, window_end, statuses, &op);
 
+        return r ? r : get_async(op, done, arg, ret_op);
+}
+
+/* some planes only */
+
+static int planes_op(kvt_space *s, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view, size_t window_end,
+                     size_t first_plane, size_t n_planes, uint8_t *statuses, kvt_op **ret_op)
+{
+        int r;
+
+        if (!s)
+                return KVT_E_BAD_REQUEST;
+        r = conn_check(s->c);
         if (r)
                 return r;
-        r = op_keep_view(op);
-        if (r) {
-                op_free(op);
+        if (!n_planes || first_plane >= s->geometry.n_planes || n_planes > s->geometry.n_planes - first_plane)
+                return KVT_E_BAD_REQUEST;
+        r = get_op(s, keys, n_keys, first_block, view, window_end, statuses, ret_op);
+        if (r)
                 return r;
-        }
-        return op_async_keys(op, done, arg, ret_op);
+        (*ret_op)->first_plane = (uint32_t)first_plane;
+        (*ret_op)->n_planes = (uint32_t)n_planes;
+        return 0;
+}
+
+int kvt_get_planes(kvt_space *s, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view, size_t window_end,
+                   size_t first_plane, size_t n_planes, uint8_t *statuses)
+{
+        kvt_op *op;
+        int r = planes_op(s, keys, n_keys, first_block, view, window_end, first_plane, n_planes, statuses, &op);
+
+        return r ? r : op_sync(op, true);
+}
+
+int kvt_get_planes_async(kvt_space *s, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view, size_t window_end,
+                         size_t first_plane, size_t n_planes, uint8_t *statuses, kvt_done done, void *arg, kvt_op **ret_op)
+{
+        kvt_op *op;
+        int r = planes_op(s, keys, n_keys, first_block, view, window_end, first_plane, n_planes, statuses, &op);
+
+        return r ? r : get_async(op, done, arg, ret_op);
 }

@@ -1,11 +1,12 @@
 /* Requests that are a list of keys and a byte back for each, or a count: match, prefetch, drop. Lists of any length go out in slices of
- * KVT_KEYS_MAX, one after the other. */
+ * KVT_KEYS_MAX, one after the other; of a prefetch, several at once. */
 #include <string.h>
 
 #include "libclient/keylist.h"
 #include "libclient/wire.h"
 
 enum { FIELD_SPACE = 1, FIELD_KEYS = 2 }; /* the same in MatchRequest, PrefetchRequest and DropRequest */
+enum { PREFETCHES_MAX = 8 }; /* slices under way: the daemon loads the blocks of all of them */
 enum { FIELD_MATCH_RELEASES = 3, FIELD_PREFETCH_DEADLINE = 3, FIELD_DROP_CORRUPT = 3 };
 
 static uint32_t slice(const kvt_op *op)
@@ -172,6 +173,14 @@ static int list_on_reply(kvt *c, struct request *q, int error, const uint8_t *bo
         return 0;
 }
 
+/* Of a prefetch's deadline. Never 0 if there is one: that would ask for an answer at once, and for other statuses. */
+static uint64_t left_usec(const kvt_op *op)
+{
+        uint64_t now = op->usec ? now_usec() : 0;
+
+        return op->usec > now ? op->usec - now : !!op->usec;
+}
+
 static int list_send(kvt_op *op)
 {
         uint16_t type = op->op_flags & LIST_PREFETCH ? KVT_MSG_PREFETCH : KVT_MSG_DROP;
@@ -182,7 +191,7 @@ static int list_send(kvt_op *op)
                 return KVT_E_AGAIN;
         q->on_reply = list_on_reply;
         if (type == KVT_MSG_PREFETCH)
-                p = wire_uint(p, FIELD_PREFETCH_DEADLINE, op->usec);
+                p = wire_uint(p, FIELD_PREFETCH_DEADLINE, left_usec(op));
         else
                 p = wire_uint(p, FIELD_DROP_CORRUPT, !!(op->op_flags & LIST_CORRUPT));
         return slice_send(op, q, p);
@@ -190,8 +199,12 @@ static int list_send(kvt_op *op)
 
 static int list_start(kvt_op *op)
 {
+        int r = 0;
+
         op->i_next = 0;
-        return op->n_keys ? list_send(op) : 0;
+        for (int i = 0; !r && op->i_next < op->n_keys && i < (op->op_flags & LIST_PREFETCH ? PREFETCHES_MAX : 1); i++)
+                r = list_send(op);
+        return r;
 }
 
 int keylist_op(kvt_space *s, const kvt_key *keys, size_t n_keys, uint64_t usec, uint32_t flags, uint8_t *statuses, kvt_op **ret_op)
@@ -209,7 +222,10 @@ int keylist_op(kvt_space *s, const kvt_key *keys, size_t n_keys, uint64_t usec, 
         op->start = list_start;
         op->keys = keys;
         op->n_keys = n_keys;
-        op->usec = usec;
+        if (usec) {
+                op->patience_usec = usec < timeout_max_usec ? usec : timeout_max_usec;
+                op->usec = now_usec() + op->patience_usec;
+        }
         op->op_flags = flags;
         op->statuses = statuses;
         *ret_op = op;

@@ -2,6 +2,9 @@
  *
  *      staging open? --> MATCH: what is there already is not copied --> fill a batch, PUT_COMMIT, fill the next ...
  *
+ * A durable put does not ask first: what is there already must be made durable, too, so that KVT_E_EXISTS means it; and a block that went
+ * between the question and the commit must be stored from its bytes, which therefore are always sent.
+ *
  * While the daemon copies and checks one batch, the next is filled; up to 4 are under way, of about 2 MiB each, so that the bytes are still in
  * the cache when the daemon reads them. The asynchronous form reads the view before it returns, so it neither asks first nor waits for
  * room: blocks that staging has no room for are KVT_E_AGAIN. */
@@ -112,6 +115,7 @@ static int commit_send(kvt_op *op, struct staging *staging, uint64_t offset, uin
                 memcpy(p, &at, sizeof(at));
         }
         p = wire_uint(p, FIELD_COMMIT_REPLACE, !!(op->op_flags & KVT_PUT_REPLACE));
+        p = wire_uint(p, FIELD_COMMIT_DURABLE, !!(op->op_flags & KVT_PUT_DURABLE));
         r = request_send(c, q, (size_t)(p - tx_body(c)));
         if (r)
                 request_free(c, q);
@@ -201,7 +205,7 @@ static int put_start(kvt_op *op)
 
         if (!r)
                 ((struct put_work *)op->work)->matching =
-                        !(op->op_flags & KVT_PUT_REPLACE) && (op->n_keys > 1 || op->s->geometry.part_bytes >= match_min_bytes);
+                        !(op->op_flags & put_flags) && (op->n_keys > 1 || op->s->geometry.part_bytes >= match_min_bytes);
         return r;
 }
 
@@ -223,8 +227,7 @@ static int put_op(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size
 
         if (r)
                 return r;
-        if (n_keys > UINT32_MAX || (n_keys && !keys) || flags & ~(uint32_t)KVT_PUT_REPLACE ||
-            view_check(&s->geometry, view, first_block, n_keys))
+        if (n_keys > UINT32_MAX || (n_keys && !keys) || flags & ~put_flags || view_check(&s->geometry, view, first_block, n_keys))
                 return KVT_E_BAD_REQUEST;
         op = op_new(s->c, s);
         if (!op)

@@ -16,6 +16,7 @@ struct reservation {
         struct staging *staging;
         uint64_t offset, bytes;
         uint64_t boot;
+        bool durable;
         bool taken; /* by the commit that is being packed: a ticket given twice counts once */
         uint32_t next_free; /* index + 1 */
 };
@@ -141,6 +142,7 @@ static int begin_on_reply(kvt *c, struct request *q, int error, const uint8_t *b
                         e->offset = offsets[i];
                         e->bytes = q->bytes;
                         e->boot = c->boot;
+                        e->durable = op->op_flags & KVT_PUT_DURABLE;
                         ticket->data = q->staging->base + offsets[i];
                         ticket->priv[PRIV_INDEX] = (uint64_t)(e - c->reservations);
                         ticket->priv[PRIV_SERIAL] = e->serial;
@@ -186,6 +188,7 @@ static int begin_send(kvt_op *op)
         p = put_pack_head(op, tx_body(c), op->i_next ? &op->keys[op->i_next - 1] : op->parent);
         p = wire_bytes(p, FIELD_PUT_KEYS, op->keys + op->i_next, n * sizeof(kvt_key));
         p = wire_uint(p, FIELD_BEGIN_REPLACE, !!(op->op_flags & KVT_PUT_REPLACE));
+        p = wire_uint(p, FIELD_BEGIN_DURABLE, !!(op->op_flags & KVT_PUT_DURABLE));
         r = request_send(c, q, (size_t)(p - tx_body(c)));
         if (r) {
                 for (uint32_t i = 0; i < n; i++)
@@ -247,7 +250,7 @@ static int reserve_op(kvt_space *s, const kvt_key *parent, const kvt_key *keys, 
 
         if (r)
                 return r;
-        if (!n_keys || n_keys > UINT32_MAX || !keys || !ret || flags & ~(uint32_t)KVT_PUT_REPLACE)
+        if (!n_keys || n_keys > UINT32_MAX || !keys || !ret || flags & ~put_flags)
                 return KVT_E_BAD_REQUEST;
         op = op_new(s->c, s);
         if (!op)
@@ -313,7 +316,7 @@ static int commit_on_reply(kvt *c, struct request *q, int error, const uint8_t *
         return 0;
 }
 
-/* The next tickets that the daemon knows, at most KVT_KEYS_MAX. 0 with op->i_next moved on, or an error. */
+/* The next tickets that the daemon knows, at most KVT_KEYS_MAX, all of them durable or none. 0 with op->i_next moved on, or an error. */
 static int commit_send(kvt_op *op)
 {
         kvt *c = op->c;
@@ -321,6 +324,7 @@ static int commit_send(kvt_op *op)
         size_t left = op->n_keys - op->i_next, n_most = left < KVT_KEYS_MAX ? left : KVT_KEYS_MAX, i = op->i_next;
         struct committing *committing = malloc(n_most * sizeof(*committing));
         struct request *q = committing ? request_new(c, op, KVT_MSG_PUT_COMMIT) : NULL;
+        bool durable = false;
         uint64_t *ids;
         uint8_t *p;
         int r = 0;
@@ -341,6 +345,9 @@ static int commit_send(kvt_op *op)
                         continue;
                 }
                 if (e && reservation_is_current(c, e)) {
+                        if (q->n && e->durable != durable)
+                                break;
+                        durable = e->durable;
                         e->taken = true;
                         committing[q->n++] = (struct committing){.position = (uint32_t)i, .offset = e->offset, .bytes = e->bytes};
                         continue;
@@ -360,6 +367,7 @@ static int commit_send(kvt_op *op)
                         ids = &reservation_find(c, &tickets[committing[j].position])->id;
                         memcpy(p, ids, sizeof(*ids));
                 }
+                p = wire_uint(p, FIELD_COMMIT_DURABLE, durable);
                 r = request_send(c, q, (size_t)(p - tx_body(c)));
                 for (uint32_t j = 0; j < q->n && r; j++)
                         reservation_find(c, &tickets[committing[j].position])->taken = false;

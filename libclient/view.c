@@ -205,8 +205,15 @@ void view_scatter_plane(const struct geometry *g, const kvt_view *v, size_t i_pl
         plane_copy(g, v, i_plane, i_block, min_token, (char *)src, SCATTER);
 }
 
+void view_scatter_planes(const struct geometry *g, const kvt_view *v, size_t i_block, size_t window_end, uint32_t first_plane,
+                         uint32_t n_planes, const void *restrict src)
+{
+        for (uint32_t i = first_plane; i < first_plane + n_planes; i++)
+                view_scatter_plane(g, v, i, i_block, view_min_token(&g->planes[i], window_end),
+                                   (const char *)src + g->offsets[i] - g->offsets[first_plane]);
+}
+
 void view_scatter(const struct geometry *g, const kvt_view *v, size_t i_block, size_t window_end, const void *restrict src)
 {
-        for (uint32_t i = 0; i < g->n_planes; i++)
-                view_scatter_plane(g, v, i, i_block, view_min_token(&g->planes[i], window_end), (const char *)src + g->offsets[i]);
+        view_scatter_planes(g, v, i_block, window_end, 0, g->n_planes, src);
 }

@@ -14,7 +14,10 @@ void view_gather(const struct geometry *g, const kvt_view *v, size_t i_block, vo
 /* Writes one plane of block i_block, those tokens of it that lie at or past min_token, from its canonical bytes. */
 void view_scatter_plane(const struct geometry *g, const kvt_view *v, size_t i_plane, size_t i_block, size_t min_token,
                         const void *restrict src);
-/* The same for all planes; windowed ones from window_end - window_tokens on (window_end 0: whole). */
+/* The same for n_planes planes, whose bytes follow each other at src; windowed ones from window_end - window_tokens on (window_end 0: whole). */
+void view_scatter_planes(const struct geometry *g, const kvt_view *v, size_t i_block, size_t window_end, uint32_t first_plane,
+                         uint32_t n_planes, const void *restrict src);
+/* For all planes. */
 void view_scatter(const struct geometry *g, const kvt_view *v, size_t i_block, size_t window_end, const void *restrict src);
 /* First token of a plane that is wanted. */
 size_t view_min_token(const kvt_plane *p, size_t window_end);

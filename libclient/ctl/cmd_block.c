@@ -85,24 +85,32 @@ static int get_part(struct ctl *x, const struct space *s)
 {
         struct part p;
         kvt_key key;
+        uint64_t first = 0, n_planes = s->geometry.n_planes, start, bytes;
         uint8_t status = 0;
         int code, r;
 
+        if (x->o.planes && !parse_range(x->o.planes, &first, &n_planes))
+                return ctl_misuse(x, "--planes takes the first plane and how many, such as 0:2, not '%s'", x->o.planes);
+        if (first >= s->geometry.n_planes || n_planes > s->geometry.n_planes - first)
+                return ctl_misuse(x, "--planes %s: the space has %u planes, counted from 0", x->o.planes, s->geometry.n_planes);
+        start = s->geometry.offsets[first];
+        bytes = s->geometry.offsets[first + n_planes] - start;
         code = query_key(x, s, x->operands[1], key.bytes);
         if (code)
                 return code;
         code = part_init(x, s, &p);
         if (code)
                 return code;
-        r = kvt_get(p.space, &key, 1, 0, &p.view, 0, &status);
+        r = x->o.planes ? kvt_get_planes(p.space, &key, 1, 0, &p.view, 0, first, n_planes, &status)
+                        : kvt_get(p.space, &key, 1, 0, &p.view, 0, &status);
         if (r || status)
                 code = ctl_fail(x, r ? r : status, "block %s", format_key(key.bytes).text);
         else
-                code = write_part(x, p.bytes, s->geometry.part_bytes);
+                code = write_part(x, p.bytes + start, bytes);
         if (code == EXIT_OK && x->o.json)
-                code = ctl_print_json(x,
-                                      json_pack("{s:s, s:I, s:I, s:s}", "key", format_key(key.bytes).text, "shard", (json_int_t)x->o.shard,
-                                                "bytes", (json_int_t)s->geometry.part_bytes, "file", x->o.output));
+                code = ctl_print_json(x, json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "key", format_key(key.bytes).text, "shard",
+                                                   (json_int_t)x->o.shard, "first_plane", (json_int_t)first, "n_planes",
+                                                   (json_int_t)n_planes, "bytes", (json_int_t)bytes, "file", x->o.output));
         part_deinit(&p);
         return code;
 }
@@ -175,7 +183,8 @@ static int put_part(struct ctl *x, const struct space *s)
                 return code;
         code = read_part(x, x->operands[2], p.bytes, s->geometry.part_bytes);
         if (code == EXIT_OK) {
-                r = kvt_put(p.space, x->o.parent ? &parent : NULL, &key, 1, 0, &p.view, x->o.replace ? KVT_PUT_REPLACE : 0, &status);
+                r = kvt_put(p.space, x->o.parent ? &parent : NULL, &key, 1, 0, &p.view,
+                            (x->o.replace ? KVT_PUT_REPLACE : 0) | (x->o.durable ? KVT_PUT_DURABLE : 0), &status);
                 if (r || status)
                         code = ctl_fail(x, r ? r : status, "block %s", format_key(key.bytes).text);
                 else if (x->o.json)

@@ -20,7 +20,7 @@ static int print_page(const struct kvt_block_entry *entries, size_t n, void *arg
 {
         static const struct column columns[] = {
                 {"KEY", "key", 32},      {"PARENT", "parent", 32}, {"BYTES", "bytes", 10}, {"PARTS", "n_parts"},       {"HITS", "hits", 7},
-                {"IDLE", "idle_sec", 7}, {"AGE", "age_sec", 7},    {"LEASES", "leases"},   {"CHILDREN", "n_children"},
+                {"IDLE", "idle_sec", 7}, {"AGE", "age_sec", 7},    {"LEASES", "leases"},   {"CHILDREN", "n_children"}, {"IN", "tiers", 9},
         };
         struct listing *l = arg;
         json_t *rows = json_array();

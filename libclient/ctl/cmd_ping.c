@@ -43,7 +43,7 @@ static int ping_once(struct ctl *x, uint8_t *payload, size_t n, uint64_t *ret_ns
 
 int cmd_ping(struct ctl *x)
 {
-        size_t n = (size_t)x->o.count, n_payload = (size_t)x->o.size;
+        size_t n = (size_t)x->o.count, n_payload = x->o.size == CTL_UNSET ? CTL_PING_BYTES : (size_t)x->o.size;
         uint64_t *times, sum = 0;
         uint8_t *payload;
         double min, p50, p99, max, mean;
@@ -51,7 +51,7 @@ int cmd_ping(struct ctl *x)
 
         if (x->o.count < 1 || x->o.count > MAX_PINGS)
                 return ctl_misuse(x, "--count is from 1 to %d", MAX_PINGS);
-        if (x->o.size > MAX_PAYLOAD)
+        if (n_payload > MAX_PAYLOAD)
                 return ctl_misuse(x, "--size is at most %d", MAX_PAYLOAD);
         times = calloc(n, sizeof *times);
         payload = malloc(n_payload + 1);

@@ -33,6 +33,12 @@ static json_t *stat_json(const Kvtier__StatReply *stat)
         return object;
 }
 
+/* What lies on devices is not cut into slabs. */
+static bool tier_has_slabs(const Kvtier__Tier *t)
+{
+        return strcmp(t->name, "nvme") != 0;
+}
+
 static void print_stat(const Kvtier__StatReply *stat)
 {
         char *version = format_clean(stat->daemon);
@@ -48,11 +54,14 @@ static void print_stat(const Kvtier__StatReply *stat)
                 printf("%-8.8s %s %7s  %s used", name ? name : "?", format_bar((double)t->used_bytes, (double)t->capacity_bytes, 32).text,
                        format_percent((double)t->used_bytes, (double)t->capacity_bytes).text, format_bytes(t->used_bytes).text);
                 printf(" of %s\n", format_bytes(t->capacity_bytes).text);
-                printf("         %s payload, %s in %llu slabs", format_bytes(t->payload_bytes).text, format_bytes(t->slab_bytes).text,
-                       (unsigned long long)t->n_slabs);
-                if (t->n_retired)
-                        printf(" (%llu retired)", (unsigned long long)t->n_retired);
-                printf("%s%s\n", pages && *pages ? ", pages " : "", pages ? pages : "");
+                printf("         %s payload, ", format_bytes(t->payload_bytes).text);
+                if (tier_has_slabs(t)) {
+                        printf("%s in %llu slabs", format_bytes(t->slab_bytes).text, (unsigned long long)t->n_slabs);
+                        if (t->n_retired)
+                                printf(" (%llu retired)", (unsigned long long)t->n_retired);
+                        printf("%s%s\n", pages && *pages ? ", pages " : "", pages ? pages : "");
+                } else
+                        printf("%llu parts%s%s\n", (unsigned long long)t->n_blocks, pages && *pages ? ", by " : "", pages ? pages : "");
                 free(name);
                 free(pages);
         }
@@ -98,6 +107,7 @@ int cmd_tiers(struct ctl *x)
                 {"TIER", "name"},           {"CAPACITY", "capacity_bytes"}, {"USED", "used_bytes"},
                 {"USE", "used_ratio"},      {"PAYLOAD", "payload_bytes"},   {"SLABS", "n_slabs"},
                 {"IN SLABS", "slab_bytes"}, {"RETIRED", "n_retired"},       {"PAGES", "pages"},
+                {"PARTS", "n_blocks"},
         };
         Kvtier__StatReply *stat;
         json_t *rows;

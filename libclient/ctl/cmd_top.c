@@ -132,8 +132,11 @@ static void draw_tier(FILE *f, const json_t *tier)
 
         fprintf(f, "%-6.6s %s %7s %10s of", json_string_value(json_object_get(tier, "name")), format_bar(used, capacity, 28).text,
                 format_percent(used, capacity).text, format_bytes((uint64_t)used).text);
-        fprintf(f, " %-10s %4llu slab%s\n", format_bytes((uint64_t)capacity).text, (unsigned long long)whole(tier, "n_slabs"),
-                whole(tier, "n_slabs") == 1 ? "" : "s");
+        if (strcmp(json_string_value(json_object_get(tier, "name")), "nvme") == 0)
+                fprintf(f, " %-10s %s parts\n", format_bytes((uint64_t)capacity).text, format_rate(number(tier, "n_blocks")).text);
+        else
+                fprintf(f, " %-10s %4llu slab%s\n", format_bytes((uint64_t)capacity).text, (unsigned long long)whole(tier, "n_slabs"),
+                        whole(tier, "n_slabs") == 1 ? "" : "s");
 }
 
 static void draw_tenant(FILE *f, const json_t *tenant)

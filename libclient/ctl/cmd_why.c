@@ -174,6 +174,15 @@ static int explain(struct ctl *x, const struct space *s, const kvt_key *key, jso
         return EXIT_OK;
 }
 
+static void print_tiers(const json_t *block)
+{
+        char *tiers = json_join(json_object_get(block, "tiers"));
+
+        if (json_array_size(json_object_get(block, "tiers")) && tiers)
+                printf(", in %s", tiers);
+        free(tiers);
+}
+
 static void print_answer(const json_t *answer, size_t i, bool numbered, uint32_t block_tokens)
 {
         const json_t *block = json_object_get(answer, "block");
@@ -192,8 +201,8 @@ static void print_answer(const json_t *answer, size_t i, bool numbered, uint32_t
         else if (!block && !(json_is_string(why) && strcmp(json_string_value(why), "never") == 0))
                 fputs(", just now", stdout);
         printf("\n%s%s\n", numbered ? "       " : "", text && *text ? text : "(no more is known)");
-        if (block)
-                printf("%s%s, %lld part%s, %lld hits, %lld leases, %lld continue it, idle %s\n", numbered ? "       " : "",
+        if (block) {
+                printf("%s%s, %lld part%s, %lld hits, %lld leases, %lld continue it, idle %s", numbered ? "       " : "",
                        format_bytes((uint64_t)json_integer_value(json_object_get(block, "bytes"))).text,
                        (long long)json_integer_value(json_object_get(block, "n_parts")),
                        json_integer_value(json_object_get(block, "n_parts")) == 1 ? "" : "s",
@@ -201,6 +210,9 @@ static void print_answer(const json_t *answer, size_t i, bool numbered, uint32_t
                        (long long)json_integer_value(json_object_get(block, "leases")),
                        (long long)json_integer_value(json_object_get(block, "n_children")),
                        format_age((uint64_t)json_integer_value(json_object_get(block, "idle_sec"))).text);
+                print_tiers(block);
+                putchar('\n');
+        }
 }
 
 static int explain_keys(struct ctl *x, const struct space *s, const kvt_key *keys, size_t n_keys)

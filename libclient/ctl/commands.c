@@ -20,6 +20,7 @@ const size_t ctl_n_commands = sizeof ctl_commands / sizeof *ctl_commands;
 #define TYPE_FLAG bool
 #define TYPE_NUMBER uint64_t
 #define TYPE_SECONDS uint64_t
+#define TYPE_BYTES uint64_t
 #define TYPE_TEXT const char *
 #define FIELD(kind, name) _Generic(((struct options *)0)->name, TYPE_##kind : offsetof(struct options, name))
 const struct ctl_option ctl_options[] = {
@@ -124,7 +125,8 @@ void commands_print_help(FILE *f, const struct ctl_command *command)
 
 static json_t *options_json(const char *command)
 {
-        static const char *const kinds[] = {[CTL_FLAG] = "flag", [CTL_NUMBER] = "number", [CTL_TEXT] = "text", [CTL_SECONDS] = "seconds"};
+        static const char *const kinds[] = {
+                [CTL_FLAG] = "flag", [CTL_NUMBER] = "number", [CTL_BYTES] = "bytes", [CTL_TEXT] = "text", [CTL_SECONDS] = "seconds"};
         json_t *array = json_array();
 
         for (size_t i = 0; i < ctl_n_options; i++) {

@@ -34,8 +34,8 @@ static const char *kind_of(const char *word)
 {
         static const struct {
                 const char *word, *kind;
-        } kinds[] = {{"SPACE", "spaces"}, {"NAME|ID", "spaces"}, {"KEY", "keys"},    {"TENANT", "tenants"},
-                     {"FILE", "files"},   {"FILE|-", "files"},   {"CMD", "commands"}};
+        } kinds[] = {{"SPACE", "spaces"}, {"NAME|ID", "spaces"}, {"KEY", "keys"},     {"TENANT", "tenants"}, {"DEVICE", "devices"},
+                     {"PATH", "files"},   {"FILE", "files"},     {"FILE|-", "files"}, {"CMD", "commands"}};
 
         for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
                 if (strcmp(kinds[i].word, word) == 0)
@@ -119,6 +119,7 @@ static const char bash_tail[] = "        files)\n"
                                 "                ;;\n"
                                 "        spaces) _kvtierctl_ask spaces --quiet ;;\n"
                                 "        tenants) _kvtierctl_ask tenants --quiet ;;\n"
+                                "        devices) _kvtierctl_ask devices --quiet ;;\n"
                                 "        keys) _kvtierctl_ask ls --quiet --limit 256 -- \"${operands[0]}\" ;;\n"
                                 "        nothing | '') ;;\n"
                                 "        *) mapfile -t COMPREPLY < <(compgen -W \"$kind\" -- \"$cur\") ;;\n"
@@ -195,6 +196,7 @@ static const char zsh_head[] = "#compdef kvtierctl\n"
                                "}\n"
                                "_kvtierctl_spaces() { _kvtierctl_ask spaces --quiet }\n"
                                "_kvtierctl_tenants() { _kvtierctl_ask tenants --quiet }\n"
+                               "_kvtierctl_devices() { _kvtierctl_ask devices --quiet }\n"
                                "_kvtierctl_keys() {\n"
                                "        local space=${${words[2,-1]:#-*}[1]}\n"
                                "        [[ -n $space ]] && _kvtierctl_ask ls --quiet --limit 256 -- ${(Q)space}\n"

@@ -21,7 +21,10 @@ enum {
         EXIT_CONNECT = 3,
 };
 
-/* One field for each option in commands.def, whichever commands take it. NUMBER: uint64_t, SECONDS: microseconds. */
+enum { CTL_PING_BYTES = 16 };
+#define CTL_UNSET UINT64_MAX /* a NUMBER or BYTES that was not given and has no default */
+
+/* One field for each option in commands.def, whichever commands take it. NUMBER, BYTES: uint64_t, SECONDS: microseconds. */
 struct options {
         /* global */
         const char *socket;
@@ -34,14 +37,18 @@ struct options {
         bool quiet;
         bool tree;
         bool replace;
+        bool durable;
+        bool force;
         bool yes;
         uint64_t limit;
         uint64_t shard;
         uint64_t count;
-        uint64_t size;
+        uint64_t size; /* CTL_UNSET by default */
+        uint64_t segment;
         uint64_t frames;
         uint64_t delay;
         const char *output;
+        const char *planes;
         const char *parent;
         const char *tenant;
         const char *tokens;
@@ -53,12 +60,12 @@ struct ctl {
         struct options o;
         char **operands; /* not owned */
         int n_operands;
-        kvt *connection; /* NULL for LOCAL commands */
+        kvt *connection; /* NULL for LOCAL commands, until ctl_connect() */
 };
 
 /* the table */
 
-enum ctl_option_kind { CTL_FLAG, CTL_NUMBER, CTL_TEXT, CTL_SECONDS };
+enum ctl_option_kind { CTL_FLAG, CTL_NUMBER, CTL_BYTES, CTL_TEXT, CTL_SECONDS };
 
 struct ctl_command {
         const char *name;
@@ -90,6 +97,9 @@ extern const size_t ctl_n_options;
 #include "libclient/ctl/commands.def"
 #undef COMMAND
 #undef OPTION
+
+/* For LOCAL commands that need the daemon for some of what they do. */
+int ctl_connect(struct ctl *x);
 
 /* messages */
 

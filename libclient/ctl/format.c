@@ -192,6 +192,41 @@ bool parse_number(const char *s, uint64_t min, uint64_t max, uint64_t *ret)
         return true;
 }
 
+bool parse_bytes(const char *s, uint64_t *ret)
+{
+        static const char units[] = "KMGT";
+        unsigned long long value;
+        const char *unit;
+        char *end;
+
+        if (!isdigit((unsigned char)*s))
+                return false;
+        errno = 0;
+        value = strtoull(s, &end, 10);
+        unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+        if (errno || (*end && (!unit || end[1])) || __builtin_mul_overflow(value, unit ? 1024ull << 10 * (unit - units) : 1, &value) ||
+            value == UINT64_MAX)
+                return false;
+        *ret = value;
+        return true;
+}
+
+bool parse_range(const char *s, uint64_t *ret_first, uint64_t *ret_n)
+{
+        const char *colon = strchr(s, ':');
+        char first[24];
+        uint64_t n;
+
+        if (!colon || (size_t)(colon - s) >= sizeof first)
+                return false;
+        memcpy(first, s, (size_t)(colon - s));
+        first[colon - s] = 0;
+        if (!parse_number(colon + 1, 1, UINT64_MAX, &n) || !parse_number(first, 0, UINT64_MAX, ret_first))
+                return false;
+        *ret_n = n;
+        return true;
+}
+
 bool parse_seconds(const char *s, uint64_t *ret_usec)
 {
         double value;

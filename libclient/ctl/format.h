@@ -27,6 +27,8 @@ char *format_clean(const char *s);
 
 /* The parsers take the whole text or nothing; *ret is untouched when they return false. */
 bool parse_number(const char *s, uint64_t min, uint64_t max, uint64_t *ret);
+bool parse_bytes(const char *s, uint64_t *ret); /* 4096, 64M: K, M, G, T are powers of 1024; less than UINT64_MAX */
+bool parse_range(const char *s, uint64_t *ret_first, uint64_t *ret_n); /* 4:2; n is at least 1 */
 bool parse_seconds(const char *s, uint64_t *ret_usec); /* 1, 0.25; at most a year */
 bool parse_hex(const char *s, size_t n_digits, uint8_t *ret, size_t cap, size_t *ret_n_bytes);
 bool parse_key(const char *s, uint8_t ret[16]); /* 32 digits */

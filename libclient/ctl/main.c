@@ -76,8 +76,12 @@ static int set_option(struct ctl *x, const struct ctl_option *option, const char
                 *(const char **)field = value;
                 return EXIT_OK;
         case CTL_NUMBER:
-                if (!parse_number(value, 0, UINT64_MAX, field))
+                if (!parse_number(value, 0, CTL_UNSET - 1, field))
                         return ctl_misuse(x, "--%s takes a number, not '%s'", option->name, value);
+                return EXIT_OK;
+        case CTL_BYTES:
+                if (!parse_bytes(value, field))
+                        return ctl_misuse(x, "--%s takes a number of bytes, such as 64M or 4G, not '%s'", option->name, value);
                 return EXIT_OK;
         case CTL_SECONDS:
                 if (!parse_seconds(value, field) || *(uint64_t *)field == 0)
@@ -126,7 +130,7 @@ static int read_options(struct ctl *x, const struct ctl_command *command, int ar
         return EXIT_OK;
 }
 
-static int run(struct ctl *x, const struct ctl_command *command)
+int ctl_connect(struct ctl *x)
 {
         kvt_options options = {
                 .struct_size = sizeof options,
@@ -135,18 +139,27 @@ static int run(struct ctl *x, const struct ctl_command *command)
                 .timeout_usec = x->o.timeout,
                 .flags = KVT_OPEN_NO_THREAD,
         };
-        int code, r;
+        int r = kvt_open(&options, &x->connection);
+
+        if (r) {
+                ctl_fail(x, r, "cannot connect to kvtierd%s%s", x->o.socket ? " at " : "", x->o.socket ? x->o.socket : "");
+                return EXIT_CONNECT;
+        }
+        return EXIT_OK;
+}
+
+static int run(struct ctl *x, const struct ctl_command *command)
+{
+        int code;
 
         if (x->n_operands < command->min_operands || x->n_operands > command->max_operands) {
                 commands_print_usage(stderr, command);
                 return ctl_misuse(x, x->n_operands < command->min_operands ? "too few operands" : "too many operands");
         }
         if (command->needs_daemon) {
-                r = kvt_open(&options, &x->connection);
-                if (r) {
-                        ctl_fail(x, r, "cannot connect to kvtierd%s%s", x->o.socket ? " at " : "", x->o.socket ? x->o.socket : "");
-                        return EXIT_CONNECT;
-                }
+                code = ctl_connect(x);
+                if (code)
+                        return code;
         }
         code = command->run(x);
         kvt_close(x->connection);
@@ -155,7 +168,7 @@ static int run(struct ctl *x, const struct ctl_command *command)
 
 int main(int argc, char **argv)
 {
-        struct ctl x = {.o = {.timeout = 5000000, .count = 10, .size = 16, .delay = 1000000}};
+        struct ctl x = {.o = {.timeout = 5000000, .count = 10, .size = CTL_UNSET, .segment = 64 << 20, .delay = 1000000}};
         const struct ctl_command *command;
         char name[64] = "kvtierctl", *no_name[] = {name, NULL};
         int code;

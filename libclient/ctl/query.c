@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "libclient/ctl/format.h"
+#include "libclient/ctl/latency.h"
 #include "libclient/ctl/query.h"
 #include "libclient/ctl/table.h"
 
@@ -85,6 +86,8 @@ int query_list(struct ctl *x, Kvtier__ListWhat what, json_t **ret_rows)
                 }
                 for (size_t i = 0; i < reply->n_sessions && r == 0; i++)
                         r = json_array_append_new(rows, message_json(&reply->sessions[i]->base));
+                for (size_t i = 0; i < reply->n_devices && r == 0; i++)
+                        r = json_array_append_new(rows, latency_json(reply->devices[i]));
                 request.cursor = reply->next_cursor;
                 kvt_call_free(&reply->base);
         } while (request.cursor && r == 0);

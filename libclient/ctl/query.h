@@ -11,7 +11,7 @@ int query_call(struct ctl *x, uint16_t type, const ProtobufCMessage *request, co
 int query_stat(struct ctl *x, bool audit, Kvtier__StatReply **ret);
 uint64_t stat_counter(const Kvtier__StatReply *stat, const char *name); /* 0 if this daemon does not count that */
 
-/* All pages of a list of tenants, spaces or sessions, as an array of objects. */
+/* All pages of a list of tenants, spaces, sessions or devices, as an array of objects. */
 int query_list(struct ctl *x, Kvtier__ListWhat what, json_t **ret_rows);
 /* Calls fn for blocks of a space, a page at a time, until it returns another exit code than EXIT_OK or limit (0: none) is reached. */
 int query_blocks(struct ctl *x, uint32_t space, uint64_t limit, int (*fn)(const struct kvt_block_entry *entries, size_t n, void *arg),

@@ -128,14 +128,26 @@ json_t *message_json(const ProtobufCMessage *message)
         return object;
 }
 
+/* The names of the tiers in a set of bits; one that this program does not know is its number. */
+static json_t *tiers_json(unsigned tiers)
+{
+        static const char *const names[] = {"host", "nvme"};
+        json_t *array = json_array();
+
+        for (unsigned i = 0; array && tiers >> i; i++)
+                if (tiers >> i & 1)
+                        json_array_append_new(array, i < sizeof names / sizeof *names ? json_string(names[i]) : json_sprintf("%u", i));
+        return array;
+}
+
 json_t *block_json(const struct kvt_block_entry *entry)
 {
         static const uint8_t none[16];
-        json_t *object = json_pack("{s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:i, s:i, s:i}", "key", format_key(entry->key).text, "parent",
+        json_t *object = json_pack("{s:s, s:s, s:o, s:I, s:I, s:I, s:I, s:i, s:i, s:o}", "key", format_key(entry->key).text, "parent",
                                    memcmp(entry->parent, none, 16) ? format_key(entry->parent).text : "", "bytes",
                                    number_json(entry->bytes), "idle_sec", (json_int_t)entry->idle_sec, "age_sec",
                                    (json_int_t)entry->age_sec, "hits", (json_int_t)entry->hits, "n_children", (json_int_t)entry->n_children,
-                                   "leases", entry->leases, "n_parts", entry->n_parts, "tiers", entry->tiers);
+                                   "leases", entry->leases, "n_parts", entry->n_parts, "tiers", tiers_json(entry->tiers));
 
         return object;
 }
@@ -154,6 +166,26 @@ static bool ends_with(const char *s, const char *end)
         return n >= m && strcmp(s + n - m, end) == 0;
 }
 
+/* Texts with a plus between them; "-" for none. */
+char *json_join(const json_t *array)
+{
+        size_t i, n;
+        json_t *item;
+        char *text;
+        FILE *f = json_array_size(array) ? open_memstream(&text, &n) : NULL;
+
+        if (!json_array_size(array))
+                return strdup("-");
+        if (!f)
+                return NULL;
+        json_array_foreach(array, i, item) fprintf(f, "%s%s", i ? "+" : "", json_is_string(item) ? json_string_value(item) : "?");
+        if (fclose(f)) {
+                free(text);
+                return NULL;
+        }
+        return text;
+}
+
 static char *cell_text(const char *field, const json_t *value)
 {
         char *text = NULL;
@@ -161,6 +193,8 @@ static char *cell_text(const char *field, const json_t *value)
 
         if (json_is_string(value))
                 return strdup(json_string_value(value));
+        if (json_is_array(value))
+                return json_join(value);
         if (!json_is_number(value))
                 return strdup(json_is_true(value) ? "yes" : json_is_false(value) ? "no" : "-");
         if (ends_with(field, "bytes"))

@@ -20,6 +20,9 @@ void json_add_hit_ratio(json_t *object);
 /* A JSON string of foreign text. */
 json_t *json_clean(const char *s);
 
+/* An array of texts as one: host+nvme. NULL: out of memory. */
+char *json_join(const json_t *array);
+
 struct column {
         const char *title;
         const char *field;

@@ -19,7 +19,8 @@ enum {
         TOKENS = 16,
         ROW_BYTES = 64, /* of a token, in each of two planes */
         PLANE_BYTES = TOKENS * ROW_BYTES,
-        PART_BYTES = 2 * PLANE_BYTES,
+        N_PLANES = 2,
+        PART_BYTES = N_PLANES * PLANE_BYTES,
         SLAB_BYTES = 1 << 16,
         SLOT_BYTES = 4096,
         SLOTS = SLAB_BYTES / SLOT_BYTES,
@@ -240,7 +241,7 @@ static ProtobufCBinaryData statuses(size_t n, bool odd)
         static uint8_t s[KVT_KEYS_MAX];
 
         for (size_t i = 0; i < n && i < KVT_KEYS_MAX; i++)
-                s[i] = odd ? input_u8(&in) % 30 : 0;
+                s[i] = odd ? input_u8(&in) % 35 : 0;
         return (ProtobufCBinaryData){n, s};
 }
 
@@ -276,16 +277,22 @@ static void answer_begin(const Kvtier__PutBeginRequest *q, bool odd)
 static void answer_get(const Kvtier__GetRequest *q, bool odd)
 {
         Kvtier__GetReply m = KVTIER__GET_REPLY__INIT;
-        size_t n = q->keys.len / 16;
+        size_t n = q->keys.len / 16, start = q->first_plane * PLANE_BYTES, bytes = PART_BYTES - start;
+        uint8_t part[PART_BYTES];
 
         FUZZ_CHECK(d.staging && q->offsets.len == 8 * n);
+        FUZZ_CHECK(q->first_plane < N_PLANES && q->n_planes <= N_PLANES - q->first_plane);
+        if (q->n_planes)
+                bytes = q->n_planes * PLANE_BYTES;
         m.statuses = statuses(n, odd);
         for (size_t i = 0; i < n; i++) {
                 uint64_t at;
                 memcpy(&at, q->offsets.data + 8 * i, 8);
-                FUZZ_CHECK(at <= STAGING_BYTES - PART_BYTES);
-                if (!m.statuses.data[i])
-                        block_fill(d.staging + at, q->keys.data[16 * i]);
+                FUZZ_CHECK(at <= STAGING_BYTES - bytes);
+                if (m.statuses.data[i])
+                        continue;
+                block_fill(part, q->keys.data[16 * i]);
+                memcpy(d.staging + at, part + start, bytes);
         }
         answer_pack(KVT_MSG_GET | KVT_REPLY, &m);
 }

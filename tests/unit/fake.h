@@ -95,6 +95,8 @@ enum fake_wrong {
         FAKE_STAGING_NO_FD,
         FAKE_STAGING_REFUSED,
         FAKE_STATUSES_SHORT,
+        FAKE_GET_LOST, /* no status that a get through staging has */
+        FAKE_GET_AGAIN,
 };
 
 struct fake {
@@ -115,6 +117,10 @@ struct fake {
         atomic_int n_hello, n_space, n_match, n_map, n_get, n_put, n_begin, n_abort, n_drop_corrupt, n_release_packets, n_leases_ended,
                 n_fd_ack, n_cancel, n_events;
         atomic_int n_slab_ack; /* slabs */
+        atomic_int n_prefetch, n_durable_begin, n_durable_put; /* of n_begin and n_put, those with the flag */
+        atomic_int first_plane, n_planes; /* of the last get */
+        atomic_ullong get_stride; /* from its first offset to its second */
+        atomic_ullong prefetch_usec; /* deadline of the last prefetch */
         atomic_int n_leases;
         atomic_uint retire; /* 1 + a slab to retire */
         atomic_bool event; /* send one */

@@ -102,6 +102,7 @@ static inline void fake_put(struct fake *f, unsigned i_conn, const struct frame 
         Kvtier__PutCommitReply m = KVTIER__PUT_COMMIT_REPLY__INIT;
 
         f->n_put++;
+        f->n_durable_put += q->durable;
         for (size_t i = 0; i < n; i++) {
                 uint64_t at, id;
                 int b;
@@ -229,6 +230,7 @@ static inline void fake_request(struct fake *f, unsigned i_conn, const struct fr
                 struct kvt_put_entry *e = calloc(n, sizeof(*e));
 
                 f->n_begin++;
+                f->n_durable_begin += q->durable;
                 for (size_t i = 0; i < n; i++) {
                         int b = fake_block(f, &q->keys, i);
 
@@ -263,21 +265,49 @@ static inline void fake_request(struct fake *f, unsigned i_conn, const struct fr
                 Kvtier__GetReply m = KVTIER__GET_REPLY__INIT;
                 size_t n = q->keys.len / 16;
                 uint8_t statuses[KVT_KEYS_MAX] = {0};
+                size_t start = q->first_plane * (FAKE_PART / 2), bytes = (q->n_planes ? q->n_planes : 2 - q->first_plane) * (FAKE_PART / 2);
+                bool lost = fake_errs(f, FAKE_GET_LOST), again = fake_errs(f, FAKE_GET_AGAIN);
 
                 f->n_get++;
+                f->first_plane = (int)q->first_plane;
+                f->n_planes = (int)q->n_planes;
                 for (size_t i = 0; i < n; i++) {
                         int b = fake_block(f, &q->keys, i);
-                        uint64_t at;
+                        uint64_t at, first;
 
                         memcpy(&at, q->offsets.data + 8 * i, 8);
-                        if (b < 0 || !f->stored[b])
+                        memcpy(&first, q->offsets.data, 8);
+                        if (i == 1)
+                                f->get_stride = at - first;
+                        if (start + bytes > FAKE_PART || at > FAKE_STAGING - bytes)
+                                statuses[i] = KVT_E_BAD_STAGING;
+                        else if (b < 0 || !f->stored[b])
                                 statuses[i] = KVT_E_MISS;
+                        else if (lost || again)
+                                statuses[i] = lost ? KVT_E_LEASE_LOST : KVT_E_AGAIN;
                         else
-                                memcpy(f->staging[i_conn] + at, fake_payload(f, (unsigned)b), FAKE_PART);
+                                memcpy(f->staging[i_conn] + at, fake_payload(f, (unsigned)b) + start, bytes);
                 }
                 m.statuses = (ProtobufCBinaryData){.len = n - fake_errs(f, FAKE_STATUSES_SHORT), .data = statuses};
                 fake_reply(f, fd, to, KVT_MSG_GET | KVT_REPLY, &m.base, NULL, 0);
                 FREE(get_request);
+                break;
+        }
+        case KVT_MSG_PREFETCH: {
+                UNPACK(PrefetchRequest, prefetch_request);
+                Kvtier__PrefetchReply m = KVTIER__PREFETCH_REPLY__INIT;
+                size_t n = q->keys.len / 16;
+                uint8_t statuses[KVT_KEYS_MAX] = {0};
+
+                f->n_prefetch++;
+                f->prefetch_usec = q->deadline_usec;
+                for (size_t i = 0; i < n; i++) { /* blocks from 30 on take for ever to load */
+                        int b = fake_block(f, &q->keys, i);
+                        statuses[i] = b < 0 || !f->stored[b] ? KVT_E_MISS : b < 30 ? 0 : q->deadline_usec ? KVT_E_TIMEOUT : KVT_E_AGAIN;
+                }
+                m.statuses = (ProtobufCBinaryData){.len = n - fake_errs(f, FAKE_STATUSES_SHORT), .data = statuses};
+                fake_reply(f, fd, to, KVT_MSG_PREFETCH | KVT_REPLY, &m.base, NULL, 0);
+                FREE(prefetch_request);
                 break;
         }
         case KVT_MSG_DROP: {

@@ -395,6 +395,157 @@ static void test_get_no_map(void **state)
         free(m.bytes);
 }
 
+/* some planes: through staging, whatever the connection can map */
+
+static void test_get_planes(void **state)
+{
+        struct fixture *x = *state;
+        atomic_int done[2] = {0};
+        uint8_t statuses[FAKE_BLOCKS];
+        kvt_key keys[FAKE_BLOCKS];
+        struct memory m;
+        kvt_op *op;
+
+        fill(x, FAKE_BLOCKS);
+        make_keys(keys, FAKE_BLOCKS);
+        x->f->stored[7] = false;
+        for (unsigned p = 0; p < 2; p++) {
+                memory_init(&m, FAKE_BLOCKS);
+                assert_int_equal(kvt_get_planes(x->s, keys, FAKE_BLOCKS, 0, &m.view, 0, p, 1, statuses), 0);
+                assert_int_equal(x->f->first_plane, p);
+                assert_int_equal(x->f->n_planes, 1);
+                assert_int_equal(x->f->get_stride, FAKE_PART / 2); /* no more room than they need */
+                for (unsigned i = 0; i < FAKE_BLOCKS; i++) {
+                        assert_int_equal(statuses[i], i == 7 ? KVT_E_MISS : 0);
+                        assert_int_equal(memory_holds(&m, i, p, 0), i != 7);
+                }
+                for (size_t at = 0; at < m.plane_bytes; at++) /* nothing of the other */
+                        assert_int_equal(((uint8_t *)m.planes[!p].base)[at], 0);
+                free(m.bytes);
+        }
+        assert_int_equal(x->f->n_map, 0);
+
+        /* in a window, in the middle of a prompt, and asynchronously */
+        memory_init(&m, 3);
+        assert_int_equal(kvt_get_planes_async(x->s, keys + 1, 2, 1, &m.view, 48, 1, 1, statuses, count_done, done, &op), 0);
+        assert_int_equal(kvt_wait(op, 0), 0);
+        kvt_op_free(op);
+        assert_int_equal(done[0], 1);
+        for (unsigned t = 0; t < 24; t++)
+                assert_int_equal(*memory_at(&m, 1, t, 2), 0);
+        assert_true(memory_holds(&m, 1, 1, 8) && memory_holds(&m, 2, 1, 0));
+        free(m.bytes);
+
+        memory_init(&m, 2);
+        assert_int_equal(kvt_get_planes(x->s, keys, 2, 0, &m.view, 0, 0, 2, statuses), 0);
+        assert_true(memory_holds(&m, 0, 0, 0) && memory_holds(&m, 1, 1, 0));
+        assert_int_equal(kvt_get_planes(x->s, keys, 0, 0, &m.view, 0, 0, 2, NULL), 0);
+        static const size_t wrong[][2] = {{0, 0}, {0, 3}, {1, 2}, {2, 1}, {1, SIZE_MAX}, {SIZE_MAX, 1}, {SIZE_MAX, SIZE_MAX}, {2, 0}};
+        for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++) {
+                assert_int_equal(kvt_get_planes(x->s, keys, 2, 0, &m.view, 0, wrong[i][0], wrong[i][1], statuses), KVT_E_BAD_REQUEST);
+                assert_int_equal(kvt_get_planes_async(x->s, keys, 2, 0, &m.view, 0, wrong[i][0], wrong[i][1], statuses, NULL, NULL, NULL),
+                                 KVT_E_BAD_REQUEST);
+        }
+        m.view.n_planes = 1; /* it has all planes, whichever are asked for */
+        assert_int_equal(kvt_get_planes(x->s, keys, 1, 0, &m.view, 0, 0, 1, NULL), KVT_E_BAD_REQUEST);
+        assert_int_equal(kvt_get_planes(NULL, keys, 1, 0, &m.view, 0, 0, 1, NULL), KVT_E_BAD_REQUEST);
+        free(m.bytes);
+}
+
+static void test_get_planes_faults(void **state)
+{
+        struct fixture *x = *state;
+        uint8_t statuses[4];
+        struct memory m;
+        kvt_key keys[4];
+
+        fill(x, 4);
+        make_keys(keys, 4);
+        memory_init(&m, 4);
+        fake_do(x->f, FAKE_STATUSES_SHORT, 0, 0);
+        assert_int_equal(kvt_get_planes(x->s, keys, 4, 0, &m.view, 0, 1, 1, statuses), KVT_E_DISCONNECTED);
+        fake_do(x->f, FAKE_STATUSES_SHORT, 0, 1);
+        assert_int_equal(kvt_get_planes(x->s, keys, 4, 0, &m.view, 0, 1, 1, statuses), 0); /* on a new connection */
+        assert_true(memory_holds(&m, 3, 1, 0));
+        /* never by a map, whatever the answer: that would be all planes */
+        fake_do(x->f, FAKE_GET_LOST, 0, 1);
+        assert_int_equal(kvt_get_planes(x->s, keys, 4, 0, &m.view, 0, 1, 1, statuses), 0);
+        assert_int_equal(statuses[3], 0);
+        fake_do(x->f, FAKE_GET_LOST, 0, 0);
+        assert_int_equal(kvt_get_planes(x->s, keys, 4, 0, &m.view, 0, 1, 1, statuses), 0);
+        assert_int_equal(statuses[3], KVT_E_LEASE_LOST);
+        fake_do(x->f, FAKE_GET_AGAIN, 0, 3);
+        assert_int_equal(kvt_get_planes(x->s, keys, 4, 0, &m.view, 0, 1, 1, statuses), 0);
+        assert_int_equal(statuses[0], 0);
+        x->f->n_get = 0;
+        fake_do(x->f, FAKE_GET_AGAIN, 0, 0);
+        assert_int_equal(kvt_get_planes(x->s, keys, 4, 0, &m.view, 0, 1, 1, statuses), 0);
+        assert_int_equal(statuses[0], KVT_E_AGAIN);
+        assert_in_range(x->f->n_get, 2, 20);
+        assert_int_equal(x->f->n_map, 0);
+        assert_int_equal(*memory_at(&m, 0, 0, 0), 0);
+        free(m.bytes);
+}
+
+/* prefetch */
+
+static void test_prefetch(void **state)
+{
+        struct fixture *x = *state;
+        atomic_int done[2] = {0};
+        uint8_t statuses[FAKE_BLOCKS];
+        kvt_key keys[FAKE_BLOCKS], *many = calloc(20000, sizeof(*many));
+        uint64_t start;
+        kvt_op *op;
+
+        fill(x, FAKE_BLOCKS);
+        x->f->stored[1] = false;
+        make_keys(keys, FAKE_BLOCKS);
+        assert_int_equal(kvt_prefetch(x->s, keys, FAKE_BLOCKS, 0, statuses), 0);
+        assert_int_equal(x->f->prefetch_usec, 0);
+        for (unsigned i = 0; i < FAKE_BLOCKS; i++)
+                assert_int_equal(statuses[i], i == 1 ? KVT_E_MISS : i < 30 ? 0 : KVT_E_AGAIN);
+        assert_int_equal(kvt_prefetch(x->s, keys, FAKE_BLOCKS, 900000, statuses), 0);
+        assert_in_range(x->f->prefetch_usec, 1, 900000);
+        assert_int_equal(statuses[39], KVT_E_TIMEOUT);
+
+        /* several requests, all with what is left of one deadline */
+        for (size_t i = 0; i < 20000; i++)
+                many[i] = fake_key(i % 30);
+        x->f->n_prefetch = 0;
+        assert_int_equal(kvt_prefetch(x->s, many, 20000, 900000, NULL), 0);
+        assert_int_equal(x->f->n_prefetch, 10);
+        fake_do(x->f, FAKE_LATE, KVT_MSG_PREFETCH, 1);
+        assert_int_equal(kvt_prefetch(x->s, many, 20000, 100000, NULL), 0);
+        assert_int_equal(x->f->prefetch_usec, 1); /* sent after the deadline: still no other question */
+
+        /* the answer comes later than the timeout allows others to */
+        kvt_close(x->c);
+        open_both(x, 50000, 0);
+        fake_do(x->f, FAKE_LATE, KVT_MSG_PREFETCH, 1);
+        assert_int_equal(kvt_prefetch(x->s, keys, 2, 10000000, statuses), 0);
+        assert_int_equal(x->f->n_wrong, 1);
+        fake_do(x->f, FAKE_LATE, KVT_MSG_PREFETCH, 1);
+        assert_int_equal(kvt_prefetch_async(x->s, keys, 2, 10000000, statuses, count_done, done, &op), 0);
+        assert_int_equal(kvt_wait(op, 0), 0);
+        kvt_op_free(op);
+        assert_int_equal(done[0], 1);
+        fake_do(x->f, FAKE_LATE, KVT_MSG_PREFETCH, 1);
+        assert_int_equal(kvt_prefetch(x->s, keys, 2, 0, statuses), KVT_E_TIMEOUT);
+        eventually(x->f->n_cancel == 1);
+        /* but never for ever */
+        fake_do(x->f, FAKE_SILENT, KVT_MSG_PREFETCH, 0);
+        start = now();
+        assert_int_equal(kvt_prefetch(x->s, keys, 2, 100000, statuses), KVT_E_TIMEOUT);
+        assert_in_range(now() - start, 150000, 1000000);
+        fake_do(x->f, FAKE_RIGHT, 0, 0);
+        assert_int_equal(kvt_prefetch(x->s, keys, 2, UINT64_MAX, statuses), 0);
+        assert_in_range(x->f->prefetch_usec, 1, 1ull << 50);
+        fake_do(x->f, FAKE_STATUSES_SHORT, 0, 0);
+        assert_int_equal(kvt_prefetch(x->s, keys, 2, 0, statuses), KVT_E_DISCONNECTED);
+        free(many);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -412,6 +563,10 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_get, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_get_faults, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_get_no_map, setup_no_map, teardown),
+                cmocka_unit_test_setup_teardown(test_get_planes, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_get_planes, setup_no_map, teardown),
+                cmocka_unit_test_setup_teardown(test_get_planes_faults, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_prefetch, setup, teardown),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

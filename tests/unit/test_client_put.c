@@ -41,6 +41,80 @@ static void test_put(void **state)
         free(m.bytes);
 }
 
+/* What is there already is asked for with its bytes, too: it may go before the daemon looks. */
+static void test_put_durable(void **state)
+{
+        struct fixture *x = *state;
+        atomic_int done[2] = {0};
+        uint8_t statuses[FAKE_BLOCKS];
+        kvt_key keys[FAKE_BLOCKS];
+        struct memory m;
+        int n_put;
+        kvt_op *op;
+
+        make_keys(keys, FAKE_BLOCKS);
+        memory_init(&m, FAKE_BLOCKS);
+        memory_fill(&m, FAKE_BLOCKS);
+        fill(x, 3);
+        assert_int_equal(kvt_put(x->s, NULL, keys, FAKE_BLOCKS, 0, &m.view, KVT_PUT_DURABLE, statuses), 0);
+        assert_int_equal(x->f->n_match, 0);
+        assert_true(x->f->n_put > 0);
+        assert_int_equal(x->f->n_durable_put, x->f->n_put);
+        for (unsigned i = 0; i < FAKE_BLOCKS; i++) {
+                assert_int_equal(statuses[i], i < 3 ? KVT_E_EXISTS : 0);
+                assert_memory_equal(fake_payload(x->f, i) + 5, ((uint8_t[]){fake_byte(i, 5), fake_byte(i, 6)}), 2);
+        }
+        n_put = x->f->n_put;
+        assert_int_equal(kvt_put(x->s, NULL, keys, 1, 0, &m.view, 0, statuses), 0);
+        assert_int_equal(kvt_put(x->s, NULL, keys, 1, 0, &m.view, KVT_PUT_REPLACE | KVT_PUT_DURABLE, statuses), 0);
+        assert_int_equal(x->f->n_put, n_put + 2);
+        assert_int_equal(x->f->n_durable_put, n_put + 1);
+        assert_int_equal(kvt_put_async(x->s, NULL, keys, 2, 0, &m.view, KVT_PUT_DURABLE, statuses, count_done, done, &op), 0);
+        assert_int_equal(kvt_wait(op, 0), 0);
+        kvt_op_free(op);
+        assert_int_equal(done[0], 1);
+        assert_int_equal(x->f->n_durable_put, n_put + 2);
+
+        /* the device takes longer than the caller wants to wait */
+        kvt_close(x->c);
+        open_both(x, 50000, 0);
+        fake_do(x->f, FAKE_LATE, KVT_MSG_PUT_COMMIT, 1);
+        assert_int_equal(kvt_put(x->s, NULL, keys, 2, 0, &m.view, KVT_PUT_DURABLE, statuses), KVT_E_TIMEOUT);
+        eventually(x->f->n_cancel == 1);
+        assert_int_equal(kvt_put(x->s, NULL, keys, 2, 0, &m.view, KVT_PUT_DURABLE, statuses), 0);
+        free(m.bytes);
+}
+
+/* Tickets of both kinds in one commit: as many requests as there are changes from one kind to the other. */
+static void test_reserve_durable(void **state)
+{
+        struct fixture *x = *state;
+        kvt_reservation r[6];
+        uint8_t statuses[6];
+        kvt_key keys[6];
+
+        make_keys(keys, 6);
+        assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 2, KVT_PUT_DURABLE, r, statuses), 0);
+        assert_int_equal(kvt_put_reserve(x->s, &keys[1], keys + 2, 1, 0, r + 2, statuses), 0);
+        assert_int_equal(kvt_put_reserve(x->s, &keys[2], keys + 3, 3, KVT_PUT_DURABLE | KVT_PUT_REPLACE, r + 3, statuses), 0);
+        assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 1, 4, r, statuses), KVT_E_BAD_REQUEST);
+        assert_int_equal(x->f->n_begin, 3);
+        assert_int_equal(x->f->n_durable_begin, 2);
+        for (unsigned i = 0; i < 6; i++)
+                memset(r[i].data, (int)i + 1, FAKE_PART);
+        r[4].data = NULL; /* skipped, between two of a kind */
+        assert_int_equal(kvt_put_commit(x->s, r, 6, statuses), 0);
+        assert_int_equal(x->f->n_put, 3);
+        assert_int_equal(x->f->n_durable_put, 2);
+        for (unsigned i = 0; i < 6; i++) {
+                assert_int_equal(statuses[i], i == 4 ? KVT_E_UNKNOWN_RESERVATION : 0);
+                assert_null(r[i].data);
+                assert_int_equal(x->f->stored[i], i != 4);
+                if (i != 4)
+                        assert_int_equal(fake_payload(x->f, i)[FAKE_PART - 1], i + 1);
+        }
+}
+
 static void test_staging_faults(void **state)
 {
         static const struct {
@@ -214,6 +288,8 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_put, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_put_durable, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_reserve_durable, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_staging_faults, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_staging_beside_map, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_reserve, setup, teardown),

@@ -8,6 +8,7 @@
 
 /* kvtierctl is a program, not a library: its pure files are compiled into the test */
 #include "libclient/ctl/format.c"
+#include "libclient/ctl/latency.c"
 #include "libclient/ctl/table.c"
 
 static void test_bytes(void **state)
@@ -258,6 +259,109 @@ static void test_table(void **state)
         json_decref(rows);
 }
 
+static void test_sizes(void **state)
+{
+        static const char *const wrong[] = {
+                "", "K", "-1", "1.5G", "1KB", "1 K", "64m1", "0x10", "18446744073709551615", "16777216T", "99999999999999999999"};
+        uint64_t n = 77, first = 78;
+
+        assert_true(parse_bytes("0", &n) && n == 0);
+        assert_true(parse_bytes("4096", &n) && n == 4096);
+        assert_true(parse_bytes("64M", &n) && n == 64 << 20);
+        assert_true(parse_bytes("64m", &n) && n == 64 << 20);
+        assert_true(parse_bytes("3k", &n) && n == 3 << 10);
+        assert_true(parse_bytes("4G", &n) && n == 4ull << 30);
+        assert_true(parse_bytes("16777215T", &n) && n == 16777215ull << 40);
+        n = 77;
+        for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+                assert_false(parse_bytes(wrong[i], &n));
+        assert_int_equal(n, 77);
+        assert_false(parse_range("1", &first, &n));
+        assert_false(parse_range(":1", &first, &n));
+        assert_false(parse_range("1:", &first, &n));
+        assert_false(parse_range("1:0", &first, &n));
+        assert_false(parse_range("1:2:3", &first, &n));
+        assert_false(parse_range("-1:2", &first, &n));
+        assert_false(parse_range("1111111111111111111111111111:2", &first, &n));
+        assert_true(n == 77 && first == 78);
+        assert_true(parse_range("4:2", &first, &n) && first == 4 && n == 2);
+        assert_true(parse_range("0:18446744073709551615", &first, &n) && first == 0 && n == UINT64_MAX);
+}
+
+static void test_tiers(void **state)
+{
+        static const struct {
+                uint8_t tiers;
+                const char *text;
+        } cases[] = {{0, "-"}, {1, "host"}, {2, "nvme"}, {3, "host+nvme"}, {0x81, "host+7"}};
+
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+                struct kvt_block_entry entry = {.tiers = cases[i].tiers};
+                json_t *block = block_json(&entry);
+                char *text = json_join(json_object_get(block, "tiers"));
+
+                assert_true(json_is_array(json_object_get(block, "tiers")));
+                assert_string_equal(text, cases[i].text);
+                free(text);
+                json_decref(block);
+        }
+}
+
+static void test_latency(void **state)
+{
+        uint64_t reads[] = {0, 0, 50, 48, 0, 2}, writes[] = {0, 0, 0, 0, 100}, wild[70] = {[69] = UINT64_MAX, [3] = UINT64_MAX};
+        Kvtier__DeviceEntry d = KVTIER__DEVICE_ENTRY__INIT;
+        char *text = NULL;
+        json_t *row;
+        size_t n;
+        FILE *f;
+
+        assert_int_equal(latency_percentile(reads, 0, 50), 0);
+        assert_int_equal(latency_percentile(reads, 2, 50), 0);
+        assert_int_equal(latency_percentile(reads, 6, 50), 32);
+        assert_int_equal(latency_percentile(reads, 6, 51), 64);
+        assert_int_equal(latency_percentile(reads, 6, 98), 64);
+        assert_int_equal(latency_percentile(reads, 6, 99), 256);
+        assert_int_equal(latency_percentile(wild, 70, 99), 1ull << 62); /* of no daemon */
+        assert_int_equal(latency_bound(SIZE_MAX), 1ull << 62);
+
+        d.path = (char *)"/dev/\033x";
+        d.capacity_bytes = 200;
+        d.used_bytes = 50;
+        d.read_usec = reads;
+        d.n_read_usec = 6;
+        row = latency_json(&d);
+        assert_string_equal(json_string_value(json_object_get(row, "path")), "/dev/?x");
+        assert_true(json_real_value(json_object_get(row, "used_ratio")) == .25);
+        assert_int_equal(json_integer_value(json_object_get(row, "read_p50_usec")), 32);
+        assert_int_equal(json_integer_value(json_object_get(row, "read_p99_usec")), 256);
+        assert_true(json_is_null(json_object_get(row, "write_p50_usec")));
+        assert_int_equal(json_array_size(json_object_get(row, "read_usec")), 6);
+        json_decref(row);
+
+        d.write_usec = writes;
+        d.n_write_usec = 5;
+        row = latency_json(&d);
+        f = open_memstream(&text, &n);
+        latency_print(f, row);
+        fclose(f);
+        assert_string_equal(text, "        took                            reads                           writes\n"
+                                  "  <    32 us          50 [#########.........]           0 [..................]\n"
+                                  "  <    64 us          48 [#########.........]           0 [..................]\n"
+                                  "  <   128 us           0 [..................]         100 [##################]\n"
+                                  "  >   128 us           2 [#.................]           0 [..................]\n");
+        free(text);
+        json_decref(row);
+        d.n_read_usec = d.n_write_usec = 0;
+        row = latency_json(&d);
+        f = open_memstream(&text, &n);
+        latency_print(f, row);
+        fclose(f);
+        assert_string_equal(text, "");
+        free(text);
+        json_decref(row);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -266,6 +370,8 @@ int main(void)
                 cmocka_unit_test(test_clean),        cmocka_unit_test(test_numbers),
                 cmocka_unit_test(test_keys),         cmocka_unit_test(test_tokens),
                 cmocka_unit_test(test_message_json), cmocka_unit_test(test_table),
+                cmocka_unit_test(test_sizes),        cmocka_unit_test(test_tiers),
+                cmocka_unit_test(test_latency),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
