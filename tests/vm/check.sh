@@ -2,7 +2,7 @@
 # The guest suite: the built daemon in an emulated machine with NVMe namespaces of its own.
 # tests/vm/check.sh [full | short | CASE...] [BUILD_DIR]
 #
-# short: one boot, the raw namespace. Each case boots its own machine (10 seconds, 40 with systemd) and is a script in guest/. Output stays in build/vm/.
+# short: one boot, the raw namespace. Each case boots its own machine (10 to 40 seconds) and is a script in guest/. Output stays in build/vm/.
 # The last line counts: 'N passed, N failed'.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -53,7 +53,7 @@ case_run() {
 	printf '%-8s %-32s %-34s %5.1f s\n' vm "$name" "$p passed, $f failed" "$(awk "BEGIN {print $(date +%s.%N) - $start}")"
 	if [ "$f" != 0 ]; then
 		echo "      exit status $status:"
-		tail -n 120 "$work/$name/result.log" | sed 's/^/      /'
+		tail -n 120 "$work/$name/result.log" 2> /dev/null | sed 's/^/      /'
 		[ "$status" != 124 ] || tail -n 20 "$work/$name/qemu.log" "$work/$name/console.log" | sed 's/^/      /'
 	fi
 }

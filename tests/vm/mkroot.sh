@@ -24,7 +24,7 @@ fi
 say() {
 	echo "vm: $*" >&2
 }
-say "making the guest's image in $dest (once, about a minute)"
+say "making the guest's image in $dest (once, half a minute)"
 mkdir -p "$(dirname "$dest")"
 work=$(mktemp -d "${TMPDIR:-/tmp}/kvtier-vm.XXXXXX")
 part=$(mktemp -d "$dest.XXXXXX")

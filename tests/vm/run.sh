@@ -7,7 +7,7 @@
 #
 # Inside: /dev/nvme0n1 is the root, /dev/nvme0n2 the payload. The device under test has a controller of its own with serial KVTIERDATA, so that it can
 # be pulled out; both have a poll queue. From the environment:
-#   VM_SYSTEMD=1      systemd as PID 1 (20 seconds more); else a script that only mounts
+#   VM_SYSTEMD=1      systemd as PID 1 (5 seconds more); else a script that only mounts
 #   VM_DATA_BYTES     size of a new data.raw (256M)
 #   VM_BLKDEBUG       errors that qemu's blkdebug driver injects over data.raw, by spaces, each such as event=write_aio,iotype=write,errno=5
 #   VM_TIMEOUT        seconds until it is killed (300)

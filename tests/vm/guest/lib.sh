@@ -2,7 +2,8 @@
 # shellcheck disable=SC2034
 # For the cases, which run in the guest as root under dash: . ./guest/lib.sh, checks, finish.
 #
-# A check counts as passed or failed and says what it was when it fails. The daemon's log is printed when a case fails.
+# A check counts as passed or failed and says what it was when it fails. The daemon's log is printed when a case fails. Nothing is waited for longer than a
+# minute, so that a daemon that hangs fails the case and leaves its log.
 set -u
 bin=/payload/bin
 log=/tmp/kvtierd.log
@@ -40,16 +41,16 @@ bad() {
 check() {
 	what=$1
 	shift
-	"$@" > $out 2>&1 < /dev/null
+	timeout 60 "$@" > $out 2>&1 < /dev/null
 	status=$?
 	if [ $status = 0 ]; then ok; else bad "$what: exit status $status of $*"; fi
 }
 refuses() {
 	what=$1
 	shift
-	"$@" > $out 2>&1 < /dev/null
+	timeout 60 "$@" > $out 2>&1 < /dev/null
 	status=$?
-	if [ $status != 0 ] && [ $status -lt 126 ] && [ -s $out ]; then ok; else bad "$what: exit status $status of $*"; fi
+	if [ $status != 0 ] && [ $status -lt 124 ] && [ -s $out ]; then ok; else bad "$what: exit status $status of $*"; fi
 }
 # is WHAT WANTED GOT; at_least WHAT WANTED GOT
 is() {
@@ -68,7 +69,8 @@ daemon() {
 	answers
 }
 answers() {
-	for _ in $(seq 600); do
+	until=$(($(date +%s) + 60))
+	while [ "$(date +%s)" -lt $until ]; do
 		if "$bin/kvtierctl" ping -c 1 > $out 2>&1; then
 			ok
 			return
@@ -86,8 +88,11 @@ daemon_kill() {
 daemon_stop() {
 	: > $out
 	kill "$pid"
+	(sleep 60 && kill -9 "$pid") 2> /dev/null &
+	watch=$!
 	wait "$pid"
 	status=$?
+	kill $watch 2> /dev/null
 	if [ $status = 0 ]; then ok; else bad "the daemon ends with status $status"; fi
 }
 alive() {
@@ -105,7 +110,8 @@ counter() {
 # until_state STATE...: the device gets into one of these
 until_state() {
 	state=
-	for _ in $(seq 300); do
+	until=$(($(date +%s) + 60))
+	while [ "$(date +%s)" -lt $until ]; do
 		state=$(device state)
 		for want in "$@"; do
 			if [ "$state" = "$want" ]; then
@@ -122,7 +128,7 @@ until_state() {
 
 # client WHAT SEED N: as in client.c; its output is in $said
 client() {
-	said=$("$bin/client" "$@" 2>&1)
+	said=$(timeout 60 "$bin/client" "$@" 2>&1)
 	status=$?
 	echo "$said" > $out
 	if [ $status = 0 ]; then ok; else bad "client $*: exit status $status"; fi

@@ -70,6 +70,7 @@ for segment in $(seq 0 14); do
 	fi
 done
 check "there is a full segment" test -n "$at"
+[ -n "$at" ] || finish
 dd if=/tmp/zeros of="$data" bs=4096 seek=$((at * 256)) conv=fsync 2> /dev/null
 refuses "verify of a damaged device" "$bin/kvtierctl" verify "$data"
 start
