@@ -17,7 +17,7 @@ not_durable() {
 start
 case $1 in
 write | flush)
-	until_state serving failed # it may note that it is open
+	until_state serving draining failed # it may write as it starts
 	not_durable
 	at_least "errors counted" 1 "$(counter nvme_errors)"
 	is "still serving for writes" 0 "$([ "$(device state)" = serving ] && [ "$(device n_errors)" = 0 ] && echo 1 || echo 0)"

@@ -172,6 +172,7 @@ finish() {
 		tail -n 60 $log | sed 's/^/    /'
 		dmesg 2> /dev/null | tail -n 15 | sed 's/^/    kernel: /'
 	fi
+	[ -z "$pid" ] || kill -9 "$pid" 2> /dev/null
 	echo "$passed passed, $failed failed"
 	[ $failed = 0 ]
 	exit

@@ -23,7 +23,7 @@ at_least "puts after" 1 "$(($(count KVT_E_IO) + $(count KVT_E_NO_DEVICE)))"
 is "puts in all" $n "$(($(count OK) + $(count KVT_E_IO) + $(count KVT_E_NO_DEVICE)))"
 check "the device is gone" test ! -e "$data"
 alive
-until_state failed
+until_state failed draining # which one depends on whether it was read, too
 at_least "errors counted" 1 "$(counter nvme_errors)"
 client get 1 $n
 all_of OK $n
