@@ -37,7 +37,7 @@ for _ in $(seq 100); do
 	find_data && break
 	sleep 0.1
 done
-check "the device is back" find_data
+check "the device is back" test -b "$data"
 check "attach" "$bin/kvtierctl" attach "$data"
 until_state serving
 at_least "records recovered" "$durable" "$(device n_recovered)"
