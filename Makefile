@@ -58,7 +58,7 @@ bench_lib := $(call obj,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/
 benches := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
 preloads := $(patsubst tests/fault/%.c,$(B)/tests/fault/%.so,$(wildcard tests/fault/preload_*.c))
 
-.PHONY: all bins tests benches fuzzers deps demo check check-run check-static check-long bench fuzz install uninstall clean help format
+.PHONY: all bins tests benches fuzzers deps demo check check-run check-static check-long check-vm bench fuzz install uninstall clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -100,6 +100,12 @@ check-long: deps
 	+$(Q)$(MAKE) SAN=address tests
 	+$(Q)$(MAKE) SAN=thread tests
 	$(Q)for v in address thread; do for t in test_storm test_async; do STORM_SEC=$${STORM_SEC:-300} build/$$v-gcc/tests/fault/$$t || exit 1; done; done
+
+## check-vm    the daemon in an emulated machine: raw NVMe namespaces, IOPOLL, media errors (VM=short: one boot)
+check-vm: deps
+	$(Q)tests/deps.sh --vm
+	+$(Q)$(MAKE) bins $(B)/tests/vm/client
+	$(Q)tests/vm/check.sh $(or $(VM),full) $(B)
 
 ## bench       measure against the machine's limits; writes build/bench.json (BENCH_QUICK=1: short)
 bench: deps
@@ -187,6 +193,8 @@ $(B)/tests/bench/%: $(B)/tests/bench/%.o $(bench_lib) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -lhiredis
 $(addprefix $(B)/tests/bench/,bench_catalog bench_nvme): $(B)/tests/bench/%: $(B)/tests/bench/%.o $(bench_lib) $(daemon_objs) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_DAEMON) -lhiredis
+$(B)/tests/vm/%: $(B)/tests/vm/%.o $(B)/libkvtier.a
+	$(link) -pie $^ -o $@ $(LIBS_CLIENT)
 $(B)/tests/fault/preload_%.so: $(B)/tests/fault/preload_%.o
 	$(link) -shared $^ -o $@ -ldl -lpthread
 # fuzzers share objects that are instrumented once

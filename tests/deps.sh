@@ -3,7 +3,8 @@
 #
 # Asks the machine for the tools and libraries themselves, not for packages, so that a compiler or Python from elsewhere counts.
 # When nothing is missing it says nothing and takes a few hundredths of a second. Else it prints what it installs, and asks for
-# root only then. `tests/deps.sh --list` prints all packages, `--missing` those that are not here; both install nothing.
+# root only then. `tests/deps.sh --list` prints all packages, `--missing` those that are not here; both install nothing. With --vm before those, or
+# alone, it is about what the guest suite (tests/vm) needs and nothing else does.
 set -eu
 
 # what is asked for, and the package that brings it
@@ -15,6 +16,13 @@ jansson:libjansson-dev cmocka:libcmocka-dev openblas:libopenblas-dev hiredis:lib
 # any file that matches one of the patterns
 files="/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a|/usr/lib*/clang/*/lib/*/libclang_rt.fuzzer*.a:libclang-rt-dev
 /usr/include/stdio.h:libc6-dev /etc/ssl/certs/ca-certificates.crt|/etc/pki/tls/certs/ca-bundle.crt:ca-certificates"
+if [ "${1-}" = --vm ]; then
+	commands="qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mke2fs:e2fsprogs"
+	libraries=
+	files=
+	PATH=$PATH:/usr/sbin:/sbin # where mke2fs is
+	shift
+fi
 
 list() {
 	for pair in $commands $libraries $files; do
@@ -61,7 +69,7 @@ case ${1-} in
 	;;
 '') ;;
 *)
-	echo "usage: tests/deps.sh [--list | --missing]" >&2
+	echo "usage: tests/deps.sh [--vm] [--list | --missing]" >&2
 	exit 2
 	;;
 esac
