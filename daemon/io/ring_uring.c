@@ -13,9 +13,11 @@
  * room in the submission and completion queues. */
 #include <fcntl.h>
 #include <liburing.h>
+#include <linux/fs.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 
 #include "daemon/io/ring_request.h"
 #include "daemon/util/log.h"
@@ -44,6 +46,7 @@ struct ring_uring {
         size_t n_arena; /* immutable */
         unsigned depth; /* immutable */
         bool want_poll; /* immutable */
+        uint64_t poll_bytes; /* at most, in one polled transfer: the kernel does not split those (they are NOWAIT), and would try for ever */
         pthread_t thread;
         int ready_fd; /* during set-up */
         int set_up_result; /* written before ready_fd is */
@@ -149,7 +152,10 @@ static int set_up(struct ring_uring *u)
         }
         u->ring.ops = &uring_ops;
         u->transfers = &u->plain;
-        if (u->want_poll && can_poll(u)) {
+        unsigned short sectors = 0;
+        if (u->want_poll && ioctl(u->ring.fd, BLKSECTGET, &sectors) == 0)
+                u->poll_bytes = MIN((uint64_t)sectors << 9, 256ull << 10) & ~(uint64_t)(RING_PAGE_BYTES - 1);
+        if (u->want_poll && u->poll_bytes && can_poll(u)) {
                 u->ring.ops = &uring_polled_ops;
                 u->transfers = &u->polled;
         }
@@ -182,6 +188,8 @@ static void push_transfer(struct ring_uring *u, struct request *q, struct lane *
         uint64_t n = MIN(request_left(q), (uint64_t)CALL_BYTES), offset = request_offset(q);
         uint8_t *p = request_at(q);
         uint64_t at = (uint64_t)(p - u->arena);
+        if (l == &u->polled)
+                n = MIN(n, u->poll_bytes);
         int fd = sqe_fd(l, u->ring.fd), chunk = (int)(at >> CHUNK_SHIFT);
 
         if (u->registered == l && at < u->n_arena) {

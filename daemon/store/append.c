@@ -72,7 +72,7 @@ static void fill_header(struct nvme_write *w)
         memcpy(h->space, w->space->digest, 16);
         memcpy(h->tenant, w->space->tenant_digest, 16);
         h->shard = w->shard;
-        h->n_shards = (uint8_t)w->space->geometry.n_shards;
+        h->n_shards = w->type == RECORD_BLOCK ? (uint8_t)w->space->geometry.n_shards : 0;
         h->flags = (uint16_t)((w->has_parent ? RECORD_HAS_PARENT : 0) | (w->durable ? RECORD_DURABLE : 0) |
                               (w->n_page_hashes ? RECORD_PAGE_HASHES : 0));
         h->n_planes = w->n_planes;
