@@ -13,8 +13,9 @@ void demote_consider(struct engine *e, struct space *s, uint32_t i, bool was_gho
         struct ring_of_blocks *q = &e->demotes;
         struct block *k = block_at(&e->blocks, i);
 
-        if (k->queued || k->stored || k->stub || k->state != BLOCK_RESIDENT || !e->nvme.n_devices || e->nvme.stopping || s->id >= 1u << 24 ||
-            q->n == q->max || !admit_block(k->hits, (uint32_t)e->conf->p.nvme_admit_hits, was_ghost, false) || !nvme_writable(&e->nvme))
+        if (k->queued || k->stored || k->stub || k->state != BLOCK_RESIDENT || !e->nvme.n_devices || e->nvme.stopping ||
+            s->id >= 1u << 24 || q->n == q->max || !admit_block(k->hits, (uint32_t)e->conf->p.nvme_admit_hits, was_ghost, false) ||
+            !nvme_writable(&e->nvme))
                 return;
         k->queued = true;
         q->blocks[(q->head + q->n++) % q->max] = i;

@@ -30,6 +30,6 @@ struct durable {
         void *arg;
 };
 /* done() may be called before it returns. NULL: it was, or will not be: *ret_r says. */
-struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16], void (*done)(struct durable *d, int r, void *arg),
-                              void *arg, int *ret_r);
+struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16],
+                              void (*done)(struct durable *d, int r, void *arg), void *arg, int *ret_r);
 void durable_some(struct engine *e);

@@ -94,7 +94,10 @@ static void attach_devices(struct engine *e)
                 path += strspn(path, " ");
                 int r = *path ? nvme_attach(&e->nvme, path) : 0;
                 if (r != 0)
-                        log_warning("%s is left out: %s", path, r == KVT_E_LIMIT ? "too many devices" : r == KVT_E_EXISTS ? "named twice" : "no memory");
+                        log_warning("%s is left out: %s", path,
+                                    r == KVT_E_LIMIT    ? "too many devices"
+                                    : r == KVT_E_EXISTS ? "named twice"
+                                                        : "no memory");
         }
 }
 
@@ -112,8 +115,8 @@ int engine_init(struct engine *e, const struct conf *conf)
         if (r < 0)
                 return r;
         if ((r = blocks_init(&e->blocks, (uint32_t)p->max_blocks)) < 0 || (r = ghosts_init(&e->ghosts, (uint32_t)p->ghost_entries)) < 0 ||
-            (r = pool_init(&e->xfers, sizeof(struct xfer), 65536)) < 0 ||
-            (r = init_nvme(e)) < 0 || (r = host_init(&e->host, p->host_bytes, p->slab_bytes, p->prealloc_bytes, p->huge_pages, &e->queue)) < 0 ||
+            (r = pool_init(&e->xfers, sizeof(struct xfer), 65536)) < 0 || (r = init_nvme(e)) < 0 ||
+            (r = host_init(&e->host, p->host_bytes, p->slab_bytes, p->prealloc_bytes, p->huge_pages, &e->queue)) < 0 ||
             (r = workers_start(&e->workers, &e->queue, (unsigned)p->workers)) < 0) {
                 engine_deinit(e);
                 return r;
@@ -421,7 +424,8 @@ bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t 
                                 engine_settle_space(e, of);
                 }
         }
-        if ((cursors[0] < p->n_touched && (s ? s->n_blocks : t->n_blocks)) || !purge_records(e, t, s, &cursors[1], n_steps - MIN(n, n_steps - 1)))
+        if ((cursors[0] < p->n_touched && (s ? s->n_blocks : t->n_blocks)) ||
+            !purge_records(e, t, s, &cursors[1], n_steps - MIN(n, n_steps - 1)))
                 return false;
         list_for_each_safe (of, &e->tenants.spaces, struct space, link)
                 if (of->purging && of->tenant == t && (!s || of == s)) {

@@ -310,7 +310,8 @@ void load_some(struct engine *e)
                         memcpy(key, x->key, 16);
                         uint32_t b = blocks_find(&e->blocks, s->id, key), shard = entry_shard(x);
                         struct block *k = b != POOL_NONE ? block_at(&e->blocks, b) : NULL;
-                        bool there = k && (k->state != BLOCK_RESIDENT || block_part(k, s, shard)->at.slab || block_part(k, s, shard)->xfer != POOL_NONE);
+                        bool there = k && (k->state != BLOCK_RESIDENT || block_part(k, s, shard)->at.slab ||
+                                           block_part(k, s, shard)->xfer != POOL_NONE);
                         if (!there)
                                 r = begin(e, s, shard, key, &ignored);
                 }
@@ -342,8 +343,8 @@ static void fetch_done(struct engine *e, struct xfer *x, void *arg)
         g->done(e, g, x->result);
 }
 
-int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging, uint64_t offset,
-                uint32_t first_plane, uint32_t end_plane)
+int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging,
+                uint64_t offset, uint32_t first_plane, uint32_t end_plane)
 {
         uint32_t entry = nvme_find(&e->nvme, s, shard, key);
         struct xfer *x;

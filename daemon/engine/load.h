@@ -9,7 +9,8 @@ struct load { /* somebody who waits for a part to be in memory */
         uint32_t shard;
         uint8_t key[16];
         bool only_room; /* it waits for room to read, not for the part: done() is called when it may try again */
-        void (*done)(struct engine *e, struct load *l, int r); /* 0; KVT_E_MISS, KVT_E_AGAIN, KVT_E_AGAIN_LEASED, KVT_E_QUOTA, KVT_E_IO, KVT_E_CORRUPT */
+        void (*done)(struct engine *e, struct load *l,
+                     int r); /* 0; KVT_E_MISS, KVT_E_AGAIN, KVT_E_AGAIN_LEASED, KVT_E_QUOTA, KVT_E_IO, KVT_E_CORRUPT */
 };
 
 /* 0: it is in memory; PUT_PENDING: done() is called later, and the load belongs to the caller and stays until then; else an error. */
@@ -30,5 +31,5 @@ void load_some(struct engine *e);
 uint32_t load_stub(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16]);
 
 /* A record's planes first..end into staging. As get_start(). */
-int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging, uint64_t offset,
-                uint32_t first_plane, uint32_t end_plane);
+int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging,
+                uint64_t offset, uint32_t first_plane, uint32_t end_plane);

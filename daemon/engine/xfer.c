@@ -111,7 +111,8 @@ static int work_demote(struct xfer *x)
         for (uint32_t i = 0; i < g->n_planes; i++) {
                 uint64_t n = g->offsets[i + 1] - g->offsets[i];
                 struct record_plane *p = &record_planes(to)[i];
-                *p = (struct record_plane){.hash = hash_copy(payload + g->offsets[i], from + g->offsets[i], n, i), .stored_bytes = (uint32_t)n};
+                *p = (struct record_plane){.hash = hash_copy(payload + g->offsets[i], from + g->offsets[i], n, i),
+                                           .stored_bytes = (uint32_t)n};
                 if (p->hash != h->plane_hash[i])
                         return KVT_E_CORRUPT;
         }
@@ -156,7 +157,8 @@ static int work_load(struct xfer *x)
                 h->layout = KVT_COPY_LAYOUT;
         }
         for (uint32_t i = x->first_plane; i < x->end_plane; i++) {
-                uint64_t at = g->offsets[i] - g->offsets[x->first_plane], hash = hash_copy(to + at, x->read.payload + at, g->offsets[i + 1] - g->offsets[i], i);
+                uint64_t at = g->offsets[i] - g->offsets[x->first_plane],
+                         hash = hash_copy(to + at, x->read.payload + at, g->offsets[i + 1] - g->offsets[i], i);
                 if (hash != record_planes(from)[i].hash)
                         return KVT_E_CORRUPT;
                 if (h)
@@ -174,10 +176,10 @@ static void xfer_work(struct job *j)
         if (__atomic_load_n(&x->cancelled, __ATOMIC_RELAXED))
                 x->result = KVT_E_CANCELLED;
         else
-                x->result = x->kind == XFER_PUT      ? work_put(x)
-                            : x->kind == XFER_DEMOTE ? work_demote(x)
+                x->result = x->kind == XFER_PUT                             ? work_put(x)
+                            : x->kind == XFER_DEMOTE                        ? work_demote(x)
                             : x->kind == XFER_LOAD || x->kind == XFER_FETCH ? work_load(x)
-                                                     : work_get(x);
+                                                                            : work_get(x);
         x->state = x->result ? XFER_FAILED : XFER_COMMITTED;
 }
 

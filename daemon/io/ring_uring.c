@@ -46,7 +46,8 @@ struct ring_uring {
         size_t n_arena; /* immutable */
         unsigned depth; /* immutable */
         bool want_poll; /* immutable */
-        uint64_t poll_bytes; /* at most, in one polled transfer: the kernel does not split those (they are NOWAIT), and would try for ever */
+        uint64_t
+                poll_bytes; /* at most, in one polled transfer: the kernel does not split those (they are NOWAIT), and would try for ever */
         pthread_t thread;
         int ready_fd; /* during set-up */
         int set_up_result; /* written before ready_fd is */

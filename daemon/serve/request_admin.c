@@ -338,7 +338,8 @@ static void list_spaces(struct session *c, uint32_t id, const Kvtier__ListReques
 #define RECORDS_CURSOR (1ull << 32)
 
 /* Returns the next cursor. */
-static uint64_t list_records(struct engine *e, const struct space *s, uint64_t i, uint32_t limit, struct kvt_block_entry *entries, uint32_t *ret_n)
+static uint64_t list_records(struct engine *e, const struct space *s, uint64_t i, uint32_t limit, struct kvt_block_entry *entries,
+                             uint32_t *ret_n)
 {
         const struct catalog *c = &e->nvme.catalog;
         uint64_t end = MIN(i + LIST_SCAN_MAX, (uint64_t)c->pool.n_touched);

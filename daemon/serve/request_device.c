@@ -112,10 +112,10 @@ void request_device(struct session *c, uint32_t id, const void *message, const u
         }
         if (r != 0) {
                 session_error(c, id, r,
-                              r == KVT_E_EXISTS      ? "it is attached"
-                              : r == KVT_E_AGAIN     ? "what it held before is being cleared away, or hangs"
-                              : r == KVT_E_LIMIT     ? "too many devices"
-                              : r == KVT_E_NO_DEVICE ? "no such device is attached"
+                              r == KVT_E_EXISTS        ? "it is attached"
+                              : r == KVT_E_AGAIN       ? "what it held before is being cleared away, or hangs"
+                              : r == KVT_E_LIMIT       ? "too many devices"
+                              : r == KVT_E_NO_DEVICE   ? "no such device is attached"
                               : r == KVT_E_BAD_REQUEST ? "no such action, or the path does not begin with /"
                                                        : NULL);
                 return;

@@ -60,7 +60,8 @@ void request_get_item(struct session *c, struct request_item *i, struct space *s
         i->load = (struct load){.space = s, .shard = shard, .done = on_get_loaded};
         list_init(&i->load.link);
         memcpy(i->load.key, key, 16);
-        i->get = (struct get){.staging = c->staging, .offset = offset, .first_plane = first_plane, .end_plane = end_plane, .done = on_get_done};
+        i->get = (struct get){
+                .staging = c->staging, .offset = offset, .first_plane = first_plane, .end_plane = end_plane, .done = on_get_done};
         s->n_open++; /* making room may take its last block */
         item_started(i, get_item(&c->server->engine, i));
         s->n_open--;

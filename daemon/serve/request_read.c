@@ -164,8 +164,8 @@ static void on_map_loaded(struct engine *e, struct load *l, int r)
 }
 
 /* Blocks on NVMe only are loaded first. False: there are none. */
-static bool map_load(struct session *c, uint32_t id, struct space *s, uint32_t shard, const uint8_t *keys, uint32_t n, const uint8_t *packet,
-                     size_t n_packet)
+static bool map_load(struct session *c, uint32_t id, struct space *s, uint32_t shard, const uint8_t *keys, uint32_t n,
+                     const uint8_t *packet, size_t n_packet)
 {
         struct engine *e = &c->server->engine;
         bool any = false;
@@ -371,7 +371,8 @@ void request_explain(struct session *c, uint32_t id, const void *message, const 
                                             : "host tier",
                          entry.hits, entry.leases);
         else if (i == POOL_NONE && s->n_records && reply.why == KVTIER__WHY__WHY_NEVER && engine_has_record(e, s, 0, m->key.data))
-                snprintf(text, sizeof text, "The block is on NVMe, but what comes before it, or another part of it, is not: it cannot be matched.");
+                snprintf(text, sizeof text,
+                         "The block is on NVMe, but what comes before it, or another part of it, is not: it cannot be matched.");
         else if (reply.why == KVTIER__WHY__WHY_FILLING)
                 snprintf(text, sizeof text, "%u of %u parts are stored; the others are missing or being written.", entry.n_parts,
                          s->geometry.n_shards);

@@ -248,9 +248,12 @@ static void record_written(struct nvme_io *io, int r, void *arg)
                 if (w->type == RECORD_SPACE) /* those that lean on it are void, too */
                         for (uint32_t k = 0; k < l->n_entries; k++)
                                 if (l->entries[k].space == w->i_entry)
-                                        l->entries[k] = (struct footer_entry){
-                                                .page = l->entries[k].page, .n_pages = l->entries[k].n_pages, .space = 0xffff, .type = RECORD_PAD};
-                if (!l->broken || w->order.serial < l->order.serial) { /* what comes behind the oldest hole is durable only with the footer */
+                                        l->entries[k] = (struct footer_entry){.page = l->entries[k].page,
+                                                                              .n_pages = l->entries[k].n_pages,
+                                                                              .space = 0xffff,
+                                                                              .type = RECORD_PAD};
+                if (!l->broken ||
+                    w->order.serial < l->order.serial) { /* what comes behind the oldest hole is durable only with the footer */
                         list_remove(&l->order.link);
                         l->order.serial = w->order.serial;
                         list_append(&w->order.link, &l->order.link); /* in its place */

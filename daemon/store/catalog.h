@@ -85,8 +85,8 @@ uint32_t catalog_find(const struct catalog *c, uint32_t space, uint32_t shard, c
 uint32_t catalog_find_live(const struct catalog *c, uint32_t space, uint32_t shard, const uint8_t key[16]);
 /* There was no LIVE entry under the key (a DEAD one comes to life). parent_key NULL: the first of a prompt. flags: of USED, DURABLE. POOL_NONE: no
  * room, a cycle, or a parent with 65,535 children. */
-uint32_t catalog_add(struct catalog *c, uint32_t space, uint32_t shard, const uint8_t key[16], const uint8_t *parent_key, struct record_at at,
-                     unsigned flags);
+uint32_t catalog_add(struct catalog *c, uint32_t space, uint32_t shard, const uint8_t key[16], const uint8_t *parent_key,
+                     struct record_at at, unsigned flags);
 /* LIVE -> DEAD or absent. */
 void catalog_remove(struct catalog *c, uint32_t i);
 /* Remembers a drop at that place until catalog_forget_drops(): a DEAD entry with ENTRY_DROPPED. There is no LIVE entry. POOL_NONE: no room. */

@@ -500,7 +500,8 @@ void nvme_expire(struct nvme *n, uint64_t now_usec)
         }
 }
 
-int nvme_init(struct nvme *n, const struct nvme_options *o, const struct conf *conf, struct tenants *t, struct queue *q, uint64_t max_records)
+int nvme_init(struct nvme *n, const struct nvme_options *o, const struct conf *conf, struct tenants *t, struct queue *q,
+              uint64_t max_records)
 {
         *n = (struct nvme){.options = *o, .conf = conf, .tenants = t, .queue = q};
         n->now_usec = clock_usec();

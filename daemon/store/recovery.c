@@ -172,7 +172,8 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
             record_payload_check(h, record_payload(h)) == 0) {
                 struct known_space *k = recovery_space(r, h->space);
                 if (k)
-                        recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation, r->scan_page);
+                        recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation,
+                                       r->scan_page);
         } else if (result < 0) {
                 device_count_error(d, false);
         }
@@ -277,7 +278,8 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
                         end = true; /* nothing more, or the record that was being written */
                         break;
                 }
-                if (h->type == RECORD_SPACE && !recovery_space(r, h->key) && !recovery_learn_space(r, h->key, record_payload(h), h->stored_bytes)) {
+                if (h->type == RECORD_SPACE && !recovery_space(r, h->key) &&
+                    !recovery_learn_space(r, h->key, record_payload(h), h->stored_bytes)) {
                         end = true;
                         break;
                 }
@@ -288,7 +290,8 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
                 if (h->type == RECORD_DROP) {
                         struct known_space *k = recovery_space(r, h->space);
                         if (k)
-                                recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation, page);
+                                recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation,
+                                               page);
                 }
                 done += h->n_pages;
         }
@@ -521,7 +524,8 @@ static void headers_step(struct recovery *r)
 
         while (r->i_header < d->sb.n_segments && r->n_headers_pending < 64) {
                 void *page = buffers_take(&d->buffers, FORMAT_PAGE_BYTES);
-                if (!page || !device_io(d, RING_READ, page, format_segment_offset(&d->sb, r->i_header), FORMAT_PAGE_BYTES, header_read, r)) {
+                if (!page ||
+                    !device_io(d, RING_READ, page, format_segment_offset(&d->sb, r->i_header), FORMAT_PAGE_BYTES, header_read, r)) {
                         if (page)
                                 buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
                         if (!r->n_headers_pending)

@@ -95,7 +95,7 @@ void recovery_block(struct recovery *r, struct known_space *k, const struct foot
 }
 
 void recovery_drops(struct recovery *r, struct known_space *k, const struct drop_entry *drops, size_t n_drops, uint32_t segment,
-                          uint64_t generation, uint32_t page)
+                    uint64_t generation, uint32_t page)
 {
         struct nvme_device *d = r->device;
         struct nvme *n = d->nvme;

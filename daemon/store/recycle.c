@@ -196,7 +196,8 @@ static bool start_move(struct recycle *c, const struct footer_entry *f, uint32_t
                 return false;
         struct entry *e = catalog_at(&n->catalog, entry);
         *m = (struct move){.recycle = c, .nvme = n, .space = space_at(n->tenants, entry_space(e))};
-        m->write = (struct nvme_write){.space = m->space, .type = RECORD_BLOCK, .shard = f->shard, .has_parent = f->flags & RECORD_HAS_PARENT};
+        m->write =
+                (struct nvme_write){.space = m->space, .type = RECORD_BLOCK, .shard = f->shard, .has_parent = f->flags & RECORD_HAS_PARENT};
         m->write.durable = f->flags & RECORD_DURABLE;
         m->write.from = entry_place(e);
         m->write.done = move_written;
@@ -246,7 +247,8 @@ static bool move_some(struct recycle *c)
                 if (at.device != d->i || at.segment != c->segment || at.page != f->page)
                         continue; /* a newer record of it is elsewhere */
                 bool needed = n->is_needed && n->is_needed(n, s, f->key, n->arg);
-                bool worth = (needed || e->flags & ENTRY_USED) && c->moved_pages < device_segment_pages(d) / 2 && catalog_reachable(&n->catalog, i);
+                bool worth = (needed || e->flags & ENTRY_USED) && c->moved_pages < device_segment_pages(d) / 2 &&
+                             catalog_reachable(&n->catalog, i);
                 if (!worth)
                         forget_evicted(n, i);
                 else if (!start_move(c, f, i))
@@ -354,7 +356,8 @@ static void read_footer(struct recycle *c, uint32_t bytes)
 
         c->n_buf = bytes;
         c->buf = buffers_take(&d->buffers, bytes);
-        if (c->buf && device_io(d, RING_READ, c->buf, format_segment_offset(&d->sb, c->segment) + d->sb.segment_bytes - bytes, bytes, footer_read, c))
+        if (c->buf &&
+            device_io(d, RING_READ, c->buf, format_segment_offset(&d->sb, c->segment) + d->sb.segment_bytes - bytes, bytes, footer_read, c))
                 c->reading = true;
         else
                 give_buf(c, 0); /* tried again in the next pass */
@@ -374,7 +377,9 @@ static uint32_t pick(struct nvme_device *d)
                         oldest = d->segments[k].generation;
         for (uint32_t k = 0; k < d->sb.n_segments; k++) {
                 const struct segment *s = &d->segments[k];
-                v[k] = (struct victim_view){.generation = s->generation, .used_pages = s->live_pages, .capacity_pages = device_segment_pages(d)};
+                v[k] = (struct victim_view){.generation = s->generation,
+                                            .used_pages = s->live_pages,
+                                            .capacity_pages = device_segment_pages(d)};
                 /* a drop must outlive what it voids, which is older */
                 v[k].busy = s->state != SEGMENT_SEALED || (s->has_drops && s->generation != oldest);
         }

@@ -16,7 +16,8 @@
 
 uint32_t device_record_pages_max(const struct nvme_device *d)
 {
-        uint32_t in_segment = device_segment_pages(d) - 1 - SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYTES - 2 - (uint32_t)(footer_bytes(3) / FORMAT_PAGE_BYTES);
+        uint32_t in_segment = device_segment_pages(d) - 1 - SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYTES - 2 -
+                              (uint32_t)(footer_bytes(3) / FORMAT_PAGE_BYTES);
 
         return MIN(in_segment, d->buffers.n_pages / 2);
 }

@@ -87,7 +87,8 @@ static void read_part_done(struct nvme_read *r, int result, unsigned which)
                 return;
         if (!r->result && record_header_check(r->header, (uint64_t)r->header_pages * FORMAT_PAGE_BYTES, &at, r->at.n_pages) != 0)
                 r->result = KVT_E_CORRUPT;
-        if (!r->result && (r->header->type != RECORD_BLOCK || r->header->n_pages != r->at.n_pages || r->header->header_pages != r->header_pages))
+        if (!r->result &&
+            (r->header->type != RECORD_BLOCK || r->header->n_pages != r->at.n_pages || r->header->header_pages != r->header_pages))
                 r->result = KVT_E_CORRUPT;
         r->done(r, r->result);
 }
@@ -180,8 +181,8 @@ void nvme_quarantine(struct nvme *n, struct nvme_read *r, const struct space *s,
         uint32_t i = catalog_find_live(&n->catalog, s->id, shard, key);
         struct record_at now = i != POOL_NONE ? entry_place(catalog_at(&n->catalog, i)) : (struct record_at){};
 
-        if (i == POOL_NONE || now.device != r->at.device || now.segment != r->at.segment || now.page != r->at.page || !readable(r->device) ||
-            r->device->segments[now.segment].generation != r->generation)
+        if (i == POOL_NONE || now.device != r->at.device || now.segment != r->at.segment || now.page != r->at.page ||
+            !readable(r->device) || r->device->segments[now.segment].generation != r->generation)
                 return; /* it is another one by now */
         r->device->counters.n_quarantined++;
         metrics.c_nvme_quarantined++;

@@ -79,7 +79,7 @@ struct log { /* a segment that is being written */
         struct { /* descriptors in this segment */
                 uint32_t space;
                 uint16_t entry;
-        } *spaces; /* owned */
+        } * spaces; /* owned */
         uint32_t n_spaces, max_spaces;
         struct write_order order;
 };
@@ -96,7 +96,8 @@ struct nvme_write {
         float max_rel_l2;
         void (*done)(struct nvme_write *w, int r); /* 0 or KVT_E_IO; the buffer is gone */
         /* filled in by begin */
-        struct record_header *header; /* the whole record, n_pages; all fields set that the caller knows, payload and planes to be filled in */
+        struct record_header
+                *header; /* the whole record, n_pages; all fields set that the caller knows, payload and planes to be filled in */
         uint32_t n_pages;
         struct log *log;
         uint32_t i_entry;
@@ -111,7 +112,9 @@ struct nvme_write {
 /* Reading a record, or some of its payload. */
 struct nvme_read {
         uint64_t first_byte, n_bytes; /* of the payload; set by the caller. Everything: 0, UINT64_MAX */
-        void (*done)(struct nvme_read *r, int result); /* 0: header is checked, payload is not; KVT_E_IO, KVT_E_CORRUPT; the buffers are the caller's until nvme_read_end() */
+        void (*done)(
+                struct nvme_read *r,
+                int result); /* 0: header is checked, payload is not; KVT_E_IO, KVT_E_CORRUPT; the buffers are the caller's until nvme_read_end() */
         void *arg;
         /* filled in */
         struct record_header *header; /* header_pages pages */
@@ -209,7 +212,8 @@ struct nvme {
         uint32_t n_drops;
         /* called on the loop */
         void (*on_room)(struct nvme *n, void *arg); /* a write or read that was told AGAIN may go now */
-        void (*on_gone)(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], int why, void *arg); /* a record left the catalog */
+        void (*on_gone)(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], int why,
+                        void *arg); /* a record left the catalog */
         int (*pick)(const struct victim_view *v, uint32_t n); /* policy: the segment to recycle, -1: none */
         void (*on_settle)(struct nvme *n, struct space *s, void *arg); /* a space that was kept open for a while may be nothing now */
         bool (*is_needed)(struct nvme *n, struct space *s, const uint8_t key[16], void *arg); /* must not be evicted if it can be helped */
@@ -217,7 +221,8 @@ struct nvme {
 };
 
 /* Starts nothing. -errno */
-int nvme_init(struct nvme *n, const struct nvme_options *o, const struct conf *conf, struct tenants *t, struct queue *q, uint64_t max_records);
+int nvme_init(struct nvme *n, const struct nvme_options *o, const struct conf *conf, struct tenants *t, struct queue *q,
+              uint64_t max_records);
 /* At the end: waits a moment for what is under way. Then the owner collects the queue once more, then calls deinit; what hangs in the kernel is leaked. */
 void nvme_close_rings(struct nvme *n);
 void nvme_deinit(struct nvme *n);
@@ -237,7 +242,8 @@ const char *device_state_name(const struct nvme_device *d);
 static inline bool nvme_writable(const struct nvme *n) /* some device takes writes now, or will shortly */
 {
         for (uint32_t i = 0; i < n->n_devices; i++)
-                if (n->devices[i] && (n->devices[i]->state == DEVICE_SERVING || n->devices[i]->state == DEVICE_RECOVERING || n->devices[i]->state == DEVICE_OPENING))
+                if (n->devices[i] && (n->devices[i]->state == DEVICE_SERVING || n->devices[i]->state == DEVICE_RECOVERING ||
+                                      n->devices[i]->state == DEVICE_OPENING))
                         return true;
         return false;
 }
