@@ -122,8 +122,8 @@ int engine_init(struct engine *e, const struct conf *conf)
                 return r;
         }
         engine_tick(e);
-        host_refill(&e->host);
         attach_devices(e);
+        host_refill(&e->host); /* hands both over to the workers */
         return 0;
 }
 
@@ -223,15 +223,11 @@ bool engine_pass(struct engine *e)
 
 bool engine_quiet(struct engine *e)
 {
-        if (e->nvme.stopping)
-                return nvme_idle(&e->nvme);
-        if (!e->nvme.n_devices)
-                return true;
-        if (!(e->demotes.n || e->n_demoting) || !nvme_writable(&e->nvme)) {
+        if (!e->nvme.stopping && (e->demotes.n || e->n_demoting) && nvme_writable(&e->nvme))
+                return false;
+        if (!e->nvme.stopping)
                 nvme_stop(&e->nvme);
-                e->room = true;
-        }
-        return false;
+        return nvme_idle(&e->nvme);
 }
 
 void engine_settle_space(struct engine *e, struct space *s)
