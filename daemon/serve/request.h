@@ -39,7 +39,7 @@ struct request {
 };
 
 /* NULL: no memory, and answered so. The handler's own pending count keeps it until request_unpend(). */
-struct request *request_begin(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n);
+struct request *request_open_items(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n);
 void request_unpend(struct request *r);
 /* r: a status, or PUT_PENDING: item_done() follows. */
 void item_started(struct request_item *i, int r);

@@ -86,7 +86,7 @@ void request_prefetch(struct session *c, uint32_t id, const void *message, const
 
         if (!n)
                 return;
-        struct request *r = request_begin(c, id, KVT_MSG_PREFETCH, s, n);
+        struct request *r = request_open_items(c, id, KVT_MSG_PREFETCH, s, n);
         if (!r)
                 return;
         s->n_open++;

@@ -176,7 +176,7 @@ static bool map_load(struct session *c, uint32_t id, struct space *s, uint32_t s
         }
         if (likely(!any))
                 return false;
-        struct request *r = request_begin(c, id, KVT_MSG_MAP, s, n);
+        struct request *r = request_open_items(c, id, KVT_MSG_MAP, s, n);
         if (!r)
                 return true;
         r->space = s->id;

@@ -8,7 +8,7 @@
 
 #define INFLIGHT_MIN (256ull << 20)
 
-struct request *request_begin(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n)
+struct request *request_open_items(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n)
 {
         struct request *r = calloc(1, sizeof *r + n * (sizeof *r->items + 1));
 
@@ -241,7 +241,7 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
         }
         if (!check_offsets(c, id, s->geometry.part_bytes, &m->offsets, n) || !check_busy(c, id, s, m->reservations.len ? 0 : n, n))
                 return;
-        struct request *r = request_begin(c, id, KVT_MSG_PUT_COMMIT, s, n);
+        struct request *r = request_open_items(c, id, KVT_MSG_PUT_COMMIT, s, n);
         if (!r)
                 return;
         s->n_open++;
@@ -309,7 +309,7 @@ void request_get(struct session *c, uint32_t id, const void *message, const uint
         uint64_t bytes = s->geometry.offsets[first + n_planes] - s->geometry.offsets[first];
         if (!check_offsets(c, id, bytes, &m->offsets, n) || !check_busy(c, id, s, n, n))
                 return;
-        struct request *r = request_begin(c, id, KVT_MSG_GET, s, n);
+        struct request *r = request_open_items(c, id, KVT_MSG_GET, s, n);
         if (!r)
                 return;
         for (uint32_t i = 0; i < n; i++)
