@@ -217,7 +217,6 @@ static void open_work(struct job *j)
         int r;
 
         d->open_result = 0;
-        errno = 0;
         if (fd < 0 && errno == EINVAL) /* a file system without direct I/O, such as an old tmpfs */
                 fd = open(d->path, O_RDWR | O_CLOEXEC | O_CREAT | O_NOFOLLOW, 0600);
         if (fd < 0 || fstat(fd, &st) < 0) {

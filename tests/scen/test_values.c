@@ -213,7 +213,7 @@ static void test_lists_out_of_range(void **state)
         DAEMON_START(&d);
         enter(&d);
         uint32_t space = raw_space(&r, "m", 4096, 1);
-        for (int what = -1; what <= 4; what++)
+        for (int what = -1; what <= 5; what++)
                 for (size_t i = 0; i < sizeof(cursors) / sizeof(*cursors); i++)
                         for (uint32_t limit = 0; limit <= 2; limit++) {
                                 Kvtier__ListRequest q = KVTIER__LIST_REQUEST__INIT;
@@ -221,7 +221,7 @@ static void test_lists_out_of_range(void **state)
                                 q.space = space;
                                 q.cursor = cursors[i];
                                 q.limit = limit == 2 ? UINT32_MAX : limit;
-                                REFUSED(KVT_MSG_LIST, q, what < 0 || what > 3 ? KVT_E_BAD_REQUEST : 0);
+                                REFUSED(KVT_MSG_LIST, q, what < 0 || what > 4 ? KVT_E_BAD_REQUEST : 0);
                         }
         raw_close(&r);
         daemon_end(&d);

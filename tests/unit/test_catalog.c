@@ -506,7 +506,7 @@ static void test_keys_that_are_alike(void **state)
                         CHECK(catalog_add(&c, space, shard, key, NULL, (struct record_at){.n_pages = 1}, 0) != POOL_NONE);
                 }
                 double mean = mean_search(&c, &longest);
-                if (mean >= 2 || longest > 24)
+                if (mean >= 2.5 || longest > 24) /* two a bucket, some of which are not split yet */
                         check_failed(__FILE__, __LINE__, "keys of kind %d: %.2f entries a search, %u at most", kind, mean, longest);
                 check_sound(&c);
                 catalog_deinit(&c);
