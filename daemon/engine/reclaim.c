@@ -30,6 +30,14 @@ static void empty_out(struct engine *e, struct slab *s)
                         engine_kill(e, s->slots[i].block, KVT_WHY_RECLAIMED);
 }
 
+static bool is_stored_whole(struct engine *e, const struct slab *s)
+{
+        for (uint32_t i = 0; i < s->n_bumped; i++)
+                if (s->slots[i].state == SLOT_LIVE && !block_at(&e->blocks, s->slots[i].block)->stored)
+                        return false;
+        return true;
+}
+
 /* The tenant's coldest slab that can be emptied, by its coldest blocks; NULL: none. */
 static struct slab *coldest_slab(struct engine *e, struct tenant *t)
 {
@@ -42,6 +50,12 @@ static struct slab *coldest_slab(struct engine *e, struct tenant *t)
                         return s;
                 last = s;
         }
+        /* chains longer than memory have few leaves: a slab of blocks that are all on NVMe as well */
+        list_for_each (c, &t->classes, struct slab_class, link)
+                for (int full = 0; full < 2; full++)
+                        list_for_each (s, full ? &c->full : &c->partial, struct slab, link)
+                                if (can_empty(s) && is_stored_whole(e, s))
+                                        return s;
         return NULL;
 }
 
@@ -98,6 +112,28 @@ static int take_slab(struct engine *e, struct tenant *t, bool for_another)
         return e->host.tier.held_bytes < held ? 0 : KVT_E_AGAIN; /* not less: clients still map it */
 }
 
+/* Chains longer than memory have one leaf only, which may be in use: frees a copy of a block further up that is on NVMe as well. Slabs and slots
+ * take turns. */
+static bool uncache_one(struct engine *e, struct tenant *t, uint64_t slot_bytes)
+{
+        uint32_t steps = LOOK_STEPS;
+
+        if (!t->n_records)
+                return false;
+        list_for_each (c, &t->classes, struct slab_class, link) {
+                if (c->slot_bytes != slot_bytes)
+                        continue;
+                list_for_each_safe (s, &c->full, struct slab, link)
+                        for (uint32_t n = 0; n < s->n_bumped && steps; n++, steps--) {
+                                s->i_uncache = (s->i_uncache + 1) % s->n_bumped;
+                                struct slot *k = &s->slots[s->i_uncache];
+                                if (k->state == SLOT_LIVE && !k->n_pins && engine_uncache(e, k->block))
+                                        return true;
+                        }
+        }
+        return false;
+}
+
 /* Frees something in t for slots of this size. */
 static int reclaim_within(struct engine *e, struct tenant *t, uint64_t slot_bytes, int refused)
 {
@@ -106,6 +142,10 @@ static int reclaim_within(struct engine *e, struct tenant *t, uint64_t slot_byte
 
         if (!list_empty(&t->empty)) /* of a size or a past that does not fit */
                 return take_slab(e, t, false);
+        if (i == POOL_NONE && uncache_one(e, t, slot_bytes))
+                return 0;
+        if (i == POOL_NONE && e->nvme.n_devices && (e->n_demoting || e->demotes.n) && t->n_xfers)
+                return KVT_E_AGAIN; /* what is being written can be freed when it is */
         if (i == POOL_NONE)
                 return t->retired_bytes ? KVT_E_AGAIN : t->n_leases ? KVT_E_AGAIN_LEASED : refused;
         if (slab_of_block(e, i)->slot_bytes == slot_bytes) {

@@ -150,12 +150,12 @@ int nvme_write_begin_on(struct nvme_device *d, struct nvme_write *w)
                 d->log = NULL;
                 log_settle(d);
         }
-        if (!d->log)
-                log_open_ahead(d);
-        if (!d->log && !d->n_free && !d->recycle)
-                recycle_some(d);
+        /* the last free segment is for what recycling moves, or it could not go on */
+        bool moves = w->from.n_pages || w->type == RECORD_DROP;
+        if (!d->log && (moves || d->n_free > 1))
+                log_open_ahead(d, true);
         struct log *l = d->log;
-        if (!l || !l->ready || l->full || l->broken)
+        if (!l || (!moves && !d->n_free) || !l->ready || l->full || l->broken)
                 return KVT_E_AGAIN;
         w->header = buffers_take(&d->buffers, (size_t)w->n_pages * FORMAT_PAGE_BYTES);
         if (!w->header)

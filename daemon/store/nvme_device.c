@@ -19,6 +19,9 @@ enum {
         ERRORS_MAX = 64, /* I/O errors of a device within ERRORS_USEC: then it is not read any more */
         WRITE_ERRORS_MAX = 3, /* in a row: then it is not written any more */
         CLOSE_WAIT_USEC = 2000000,
+        SEGMENTS_MIN = 3, /* one that is written, one for what is moved, one that is moved */
+        LOCK_RETRIES = 40, /* a daemon that was killed may hold its lock for a moment: the kernel takes rings apart in the background */
+        LOCK_RETRY_USEC = 50000,
 };
 #define ERRORS_USEC (60 * USEC_PER_SEC)
 
@@ -163,7 +166,7 @@ static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, stru
 
         *sb = (struct superblock){.segment_bytes = o->segment_bytes, .device_bytes = bytes};
         sb->n_segments = format_n_segments(bytes, sb->segment_bytes);
-        if (!sb->n_segments)
+        if (sb->n_segments < SEGMENTS_MIN)
                 return -EFBIG;
         clock_gettime(CLOCK_REALTIME, &now);
         sb->created_sec = (uint64_t)now.tv_sec;
@@ -256,9 +259,9 @@ static void open_work(struct job *j)
                             (unsigned long long)(d->sb.n_segments - format_n_segments(bytes, d->sb.segment_bytes)),
                             (unsigned long long)d->sb.n_segments);
                 d->sb.n_segments = format_n_segments(bytes, d->sb.segment_bytes);
-                if (!d->sb.n_segments)
-                        r = -EFBIG;
         }
+        if (r == 0 && d->sb.n_segments < SEGMENTS_MIN)
+                r = -EFBIG;
         d->open_result = r;
         if (r == 0)
                 d->fd = TAKE_FD(fd);
@@ -312,6 +315,10 @@ static void opened(struct job *j)
         int r = d->open_result;
 
         d->open_busy = false;
+        if (r == KVT_E_LOCKED && !d->detach && d->state == DEVICE_OPENING && d->n_retries++ < LOCK_RETRIES) {
+                d->retry_usec = n->now_usec + LOCK_RETRY_USEC;
+                return;
+        }
         if (r == 0) {
                 n->tier.capacity_bytes += d->sb.n_segments * d->sb.segment_bytes;
                 if (!(d->segments = new0(struct segment, d->sb.n_segments)))
@@ -334,6 +341,16 @@ static void opened(struct job *j)
                 d->state = DEVICE_DETACHED;
 }
 
+static void submit_open(struct nvme_device *d)
+{
+        d->open_busy = true;
+        d->open_result = -ECANCELED;
+        d->retry_usec = 0;
+        d->open_job = (struct job){.work = open_work, .done = opened};
+        list_init(&d->open_job.link);
+        queue_submit(d->nvme->queue, &d->open_job);
+}
+
 static int open_device(struct nvme_device *d)
 {
         d->state = DEVICE_OPENING;
@@ -344,12 +361,9 @@ static int open_device(struct nvme_device *d)
         d->n_errors_window = 0;
         d->full_until_usec = 0;
         d->serial = d->flushed = d->flushing = 0;
-        d->open_busy = true;
-        d->open_result = -ECANCELED;
+        d->n_retries = 0;
         d->sweep_cursor = UINT32_MAX;
-        d->open_job = (struct job){.work = open_work, .done = opened};
-        list_init(&d->open_job.link);
-        queue_submit(d->nvme->queue, &d->open_job);
+        submit_open(d);
         return 0;
 }
 
@@ -391,6 +405,11 @@ int nvme_detach(struct nvme *n, const char *path)
         if (!d || d->state == DEVICE_DETACHED)
                 return KVT_E_MISS;
         d->detach = true;
+        if (d->retry_usec) {
+                d->retry_usec = 0;
+                d->state = DEVICE_DETACHED;
+                return 0;
+        }
         if (d->state == DEVICE_RECOVERING)
                 recovery_free(d);
         if (d->state == DEVICE_SERVING || d->state == DEVICE_RECOVERING) {
@@ -445,7 +464,7 @@ static bool device_pass(struct nvme_device *d)
                 log_info("%s is detached", d->path);
         }
         if (d->state == DEVICE_SERVING) {
-                log_open_ahead(d);
+                log_open_ahead(d, false);
                 recycle_some(d);
         }
         if (d->ring)
@@ -480,6 +499,8 @@ uint64_t nvme_deadline(const struct nvme *n)
                 if (io)
                         until = MIN(until, io->op.submitted_usec + n->options.timeout_usec);
                 until = MIN(until, scrub_deadline(d));
+                if (d->retry_usec)
+                        until = MIN(until, d->retry_usec);
         }
         return until;
 }
@@ -490,6 +511,8 @@ void nvme_expire(struct nvme *n, uint64_t now_usec)
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
                 const struct nvme_io *io = list_first(&d->ios, struct nvme_io, link);
+                if (d->retry_usec && d->retry_usec <= now_usec)
+                        submit_open(d);
                 if (io && io->op.submitted_usec + n->options.timeout_usec <= now_usec) {
                         d->counters.n_errors++;
                         metrics.c_nvme_errors++;

@@ -12,7 +12,7 @@
 #include "daemon/util/metrics.h"
 #include "libclient/codec/hash.h"
 
-enum { MOVES_MAX = 4, SWEEP_STEPS = 16384, FREE_MIN = 2 };
+enum { MOVES_MAX = 4, SWEEP_STEPS = 16384, FREE_MIN = 2 /* one is for what is moved, see nvme_write_begin_on() */ };
 
 enum phase { PHASE_FOOTER, PHASE_MOVING, PHASE_SWEEP, PHASE_SYNC, PHASE_DRAIN, PHASE_DISCARD };
 
@@ -56,6 +56,8 @@ static void give_buf(struct recycle *c, int r)
         c->buf = NULL;
 }
 
+static void move_end(struct move *m);
+
 /* Ends it; what is under way comes back to nothing. */
 void recycle_free(struct nvme_device *d)
 {
@@ -69,6 +71,13 @@ void recycle_free(struct nvme_device *d)
         c->dead = true;
         if (!c->reading)
                 give_buf(c, 0);
+        c->n_moves++; /* keeps it until all are ended */
+        for (int i = 0; i < MOVES_MAX; i++)
+                if (c->moves[i].state == MOVE_WAITING) {
+                        nvme_read_end(d->nvme, &c->moves[i].read);
+                        move_end(&c->moves[i]);
+                }
+        c->n_moves--;
         if (!under_way(c))
                 free(c);
 }
@@ -395,7 +404,7 @@ void recycle_some(struct nvme_device *d)
         if (d->state != DEVICE_SERVING)
                 return;
         if (!c) {
-                uint32_t i = d->n_free < MIN((uint64_t)FREE_MIN, d->sb.n_segments / 4 + 1) && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
+                uint32_t i = d->n_free < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
                 if (i == SEGMENT_NONE || !(c = new0(struct recycle, 1)))
                         return;
                 c->device = d;

@@ -142,11 +142,11 @@ static struct log *log_open(struct nvme_device *d)
         return l;
 }
 
-void log_open_ahead(struct nvme_device *d)
+void log_open_ahead(struct nvme_device *d, bool last)
 {
         if (!device_writable(d))
                 return;
-        if (!d->log) {
+        if (!d->log && (d->next || last || d->n_free > 1)) {
                 d->log = d->next ?: log_open(d);
                 d->next = NULL;
         }

@@ -41,6 +41,7 @@ struct slab {
         struct slab_class *class;
         uint64_t slot_bytes;
         uint32_t n_slots, n_used, n_bumped, free_head;
+        uint32_t i_uncache; /* where engine/reclaim looks next for a copy that is on NVMe as well */
         uint32_t n_held; /* slots that killing blocks does not free: RESERVED, ZOMBIE, or LIVE with pins */
         struct slot *slots; /* owned; mapped lazily */
         uint32_t n_holders; /* sessions that were sent the descriptor */

@@ -181,6 +181,8 @@ struct nvme_device {
         struct scrub *scrub; /* owned */
         struct job open_job; /* worker: opening and closing block */
         int open_result;
+        uint64_t retry_usec; /* when to try again to lock it; 0: not */
+        uint32_t n_retries;
         bool open_busy, detach, block_device, hangs, no_discard;
         uint32_t sweep_cursor; /* catalog entries of a device that is gone are taken out bit by bit; UINT32_MAX: done */
         struct device_counters counters;
@@ -309,7 +311,8 @@ uint32_t device_record_pages_max(const struct nvme_device *d);
 
 /* log: the write side */
 void log_settle(struct nvme_device *d); /* after a write or flush came back: what waits for it goes on */
-void log_open_ahead(struct nvme_device *d);
+/* last: even if it is the last free segment. */
+void log_open_ahead(struct nvme_device *d, bool last);
 void log_free_all(struct nvme_device *d);
 /* Takes over entries (scanned, not appended): writes the footer of a segment whose writer died. */
 void log_close_scanned(struct nvme_device *d, uint32_t segment, struct footer_entry *entries, uint32_t n_entries, uint32_t end_page);
