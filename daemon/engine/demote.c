@@ -39,6 +39,7 @@ static void demote_done(struct engine *e, struct xfer *x, void *arg)
                 metrics.c_demoted_bytes += (uint64_t)x->write.n_pages * FORMAT_PAGE_BYTES;
         } else {
                 metrics.c_demote_failed++;
+                e->demote_error = x->result;
         }
         if (stale) {
                 nvme_drop(&e->nvme, s, x->key, true);

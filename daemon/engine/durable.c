@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "daemon/engine/demote.h"
-#include "daemon/util/metrics.h"
 
 enum { STARTED_MAX = 64, TRIES_MAX = 3 };
 
@@ -12,7 +11,6 @@ static void end(struct durable *d, int r)
         struct space *s = d->space;
 
         list_remove(&d->link);
-        metrics.c_durable += r == 0;
         d->done(d, r, d->arg);
         free(d->keys);
         free(d);
@@ -54,7 +52,7 @@ static bool step(struct durable *d)
                         r = KVT_E_AGAIN; /* made room for others meanwhile */
                 else if (block_part(block_at(&e->blocks, i), d->space, d->shard)->demote == POOL_NONE) {
                         d->i_started = d->i_done;
-                        r = ++d->n_tries > TRIES_MAX ? KVT_E_IO : 0;
+                        r = ++d->n_tries > TRIES_MAX ? e->demote_error ?: KVT_E_IO : 0;
                 }
         }
         for (d->i_started = MAX(d->i_started, d->i_done); r == 0 && d->i_started < d->n_keys && d->i_started < d->i_done + STARTED_MAX;

@@ -26,6 +26,7 @@ struct engine {
                 uint32_t n, head, max;
         } demotes;
         uint32_t n_demoting, n_loading;
+        int demote_error; /* why a part was last not written */
         struct list loads; /* of struct load: waiting for room */
         struct list durables; /* of struct durable */
         struct ahead { /* records to be brought into memory without anybody waiting; see engine/load */

@@ -170,6 +170,7 @@ static bool continues(const struct request *r, uint32_t i)
 static void chain_ended(struct request *r, uint32_t i, int result)
 {
         for (;; i--) {
+                metrics.c_durable += result == 0;
                 if (result != 0 && is_stored(r, i))
                         r->statuses[i] = (uint8_t)result;
                 if (!i || !r->items[i].chained)

@@ -152,10 +152,12 @@ int nvme_write_begin_on(struct nvme_device *d, struct nvme_write *w)
         }
         /* the last free segment is for what recycling moves, or it could not go on */
         bool moves = w->from.n_pages || w->type == RECORD_DROP;
-        if (!d->log && (moves || d->n_free > 1))
+        if (!d->log && (moves || device_usable(d) > 1))
                 log_open_ahead(d, true);
         struct log *l = d->log;
-        if (!l || (!moves && !d->n_free) || !l->ready || l->full || l->broken)
+        if (!l && !device_usable(d) && !d->recycle && d->n_free == d->sb.n_segments)
+                return KVT_E_NO_SPACE; /* there is nothing to recycle either */
+        if (!l || (!moves && !device_usable(d)) || !l->ready || l->full || l->broken)
                 return KVT_E_AGAIN;
         w->header = buffers_take(&d->buffers, (size_t)w->n_pages * FORMAT_PAGE_BYTES);
         if (!w->header)
@@ -261,7 +263,7 @@ static void record_written(struct nvme_io *io, int r, void *arg)
                 l->broken = l->full = true;
                 if (d->log == l)
                         d->log = NULL;
-                if (r == -ENOSPC)
+                if (r == -ENOSPC && !d->block_device)
                         d->full_until_usec = n->now_usec + 60 * USEC_PER_SEC;
                 else
                         device_count_error(d, true);
@@ -272,7 +274,7 @@ static void record_written(struct nvme_io *io, int r, void *arg)
                 metrics.c_nvme_records_written++;
         }
         list_remove(&w->order.link);
-        w->done(w, r < 0 ? KVT_E_IO : 0);
+        w->done(w, r == -ENOSPC && !d->block_device ? KVT_E_NO_SPACE : r < 0 ? KVT_E_IO : 0);
         log_settle(d);
         if (n->on_room)
                 n->on_room(n, n->arg);

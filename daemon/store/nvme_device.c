@@ -304,7 +304,7 @@ static void close_device(struct nvme_device *d)
         d->segments = NULL;
         d->nvme->tier.capacity_bytes -= d->sb.n_segments * d->sb.segment_bytes;
         d->sb = (struct superblock){};
-        d->n_free = 0;
+        d->n_free = d->n_virgin = 0;
 }
 
 static void opened(struct job *j)

@@ -506,6 +506,7 @@ static void header_read(struct nvme_io *io, int result, void *arg)
         } else {
                 s->state = SEGMENT_FREE;
                 s->virgin = result == 0;
+                d->n_virgin += s->virgin;
                 d->n_free++;
         }
         if (result != -ETIMEDOUT && result != -ECANCELED)

@@ -2,7 +2,7 @@
  *
  *     picked --> footer read --> each record: moved to the log's end if it is worth it, else out of the catalog --> sync --> no reader left --> [discard] --> FREE
  *
- * Worth it: used since it was written, or continued by blocks that are in memory (is_needed), and reachable; at most half of a segment, so that
+ * Worth it: used since it was written, or continued by blocks that are in memory (is_needed), and reachable; at most seven eighths of a segment, so that
  * recycling always makes room. Parents lie before their children, and are moved in that order. A segment whose footer cannot be read is emptied by
  * looking through the catalog. Drops are only overwritten when nothing older is left that they void: see pick(). */
 #include <string.h>
@@ -256,7 +256,7 @@ static bool move_some(struct recycle *c)
                 if (at.device != d->i || at.segment != c->segment || at.page != f->page)
                         continue; /* a newer record of it is elsewhere */
                 bool needed = n->is_needed && n->is_needed(n, s, f->key, n->arg);
-                bool worth = (needed || e->flags & ENTRY_USED) && c->moved_pages < device_segment_pages(d) / 2 &&
+                bool worth = (needed || e->flags & ENTRY_USED) && c->moved_pages < device_segment_pages(d) / 8 * 7 &&
                              catalog_reachable(&n->catalog, i);
                 if (!worth)
                         forget_evicted(n, i);
@@ -404,7 +404,7 @@ void recycle_some(struct nvme_device *d)
         if (d->state != DEVICE_SERVING)
                 return;
         if (!c) {
-                uint32_t i = d->n_free < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
+                uint32_t i = device_usable(d) < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
                 if (i == SEGMENT_NONE || !(c = new0(struct recycle, 1)))
                         return;
                 c->device = d;

@@ -76,7 +76,7 @@ static void header_written(struct nvme_io *io, int r, void *arg)
         log_page_done(l, r);
         if (r == 0 && device_io(d, RING_FLUSH, NULL, 0, 0, header_flushed, l))
                 return;
-        if (r == -ENOSPC)
+        if (r == -ENOSPC && !d->block_device)
                 d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
         else if (r < 0)
                 device_count_error(d, true);
@@ -114,7 +114,7 @@ static struct log *log_new(struct nvme_device *d, uint32_t segment)
 
 static struct log *log_open(struct nvme_device *d)
 {
-        uint32_t i = d->n_free ? find_free(d) : SEGMENT_NONE;
+        uint32_t i = device_usable(d) ? find_free(d) : SEGMENT_NONE;
         struct segment *s = i != SEGMENT_NONE ? &d->segments[i] : NULL;
         void *page = s ? buffers_take(&d->buffers, FORMAT_PAGE_BYTES) : NULL;
         struct log *l = page ? log_new(d, i) : NULL;
@@ -132,6 +132,9 @@ static struct log *log_open(struct nvme_device *d)
         s->opened_sec = (uint64_t)now.tv_sec;
         s->state = SEGMENT_OPEN;
         d->n_free--;
+        d->n_virgin -= s->virgin;
+        l->was_virgin = s->virgin;
+        s->virgin = false;
         struct place at = {d->sb.uuid, i, s->generation, 0};
         segment_header_encode(page, &at, s->opened_sec);
         if (!device_io(d, RING_WRITE, page, format_segment_offset(&d->sb, i), FORMAT_PAGE_BYTES, header_written, l)) {
@@ -146,11 +149,11 @@ void log_open_ahead(struct nvme_device *d, bool last)
 {
         if (!device_writable(d))
                 return;
-        if (!d->log && (d->next || last || d->n_free > 1)) {
+        if (!d->log && (d->next || last || device_usable(d) > 1)) {
                 d->log = d->next ?: log_open(d);
                 d->next = NULL;
         }
-        if (d->log && !d->next && d->log->end_page > device_segment_pages(d) / 2 && d->n_free > 1)
+        if (d->log && !d->next && d->log->end_page > device_segment_pages(d) / 2 && device_usable(d) > 1)
                 d->next = log_open(d);
 }
 
@@ -164,6 +167,8 @@ static void log_closed(struct log *l)
         if (!l->n_entries) { /* its header may be there or not, and nothing else */
                 s->state = SEGMENT_FREE;
                 d->n_free++;
+                s->virgin = l->was_virgin;
+                d->n_virgin += s->virgin;
         } else {
                 s->state = SEGMENT_SEALED;
         }

@@ -36,7 +36,7 @@ struct segment {
         uint32_t live_pages;
         uint32_t n_reads; /* under way */
         uint8_t state;
-        bool virgin; /* not written since the device was formatted: a file may have no room for it */
+        bool virgin; /* FREE, and not written since the device was formatted: a file may have no room for it */
         bool has_drops;
 };
 
@@ -70,6 +70,7 @@ struct log { /* a segment that is being written */
         bool closing; /* flush, footer, and for a broken one another flush are under way */
         uint8_t *page; /* owned by the buffers: the header, then the footer, while they are written */
         uint32_t n_page_bytes;
+        bool was_virgin;
         bool ready; /* its header is on stable storage */
         bool full; /* takes no more */
         bool broken; /* a write failed: it needs its footer on stable storage before later records count as durable */
@@ -160,7 +161,7 @@ struct nvme_device {
         struct buffers buffers;
         struct superblock sb;
         struct segment *segments; /* owned */
-        uint32_t n_free;
+        uint32_t n_free, n_virgin; /* FREE; of them, never written */
         uint32_t i_free; /* where to look for a free one next */
         struct list logs; /* of struct log, owned: those below and those that are being closed */
         struct log *log, *next; /* next is opened ahead of need */
@@ -297,6 +298,11 @@ static inline uint64_t device_page_offset(const struct nvme_device *d, struct re
 static inline uint32_t device_segment_pages(const struct nvme_device *d)
 {
         return (uint32_t)(d->sb.segment_bytes / FORMAT_PAGE_BYTES);
+}
+/* Segments that can be opened: a file system without room has none for those that were never written. */
+static inline uint32_t device_usable(const struct nvme_device *d)
+{
+        return d->full_until_usec > d->nvme->now_usec ? d->n_free - d->n_virgin : d->n_free;
 }
 static inline bool device_writable(const struct nvme_device *d)
 {
