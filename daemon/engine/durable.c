@@ -132,3 +132,10 @@ void durable_some(struct engine *e)
         list_for_each_safe (d, &e->durables, struct durable, link)
                 step(d);
 }
+
+void durable_abandon(struct engine *e)
+{
+        list_for_each_safe (d, &e->durables, struct durable, link)
+                if (!d->syncing) /* else the devices' end tells it */
+                        end(d, KVT_E_IO);
+}

@@ -44,6 +44,8 @@ void request_unpend(struct request *r);
 /* r: a status, or PUT_PENDING: item_done() follows. */
 void item_started(struct request_item *i, int r);
 void item_done(struct request_item *i, int status);
+/* n more parts, of which n_copied are to be copied into or out of staging at once. Answers with an error itself. */
+bool request_check_busy(struct session *c, uint32_t id, const struct space *s, uint32_t n, uint32_t n_copied);
 void request_make_durable(struct request *r);
 /* Copies a part, or planes of it, into staging from wherever it is. */
 void request_get_item(struct session *c, struct request_item *item, struct space *s, uint32_t shard, const uint8_t *key, uint64_t offset,

@@ -176,6 +176,8 @@ static bool map_load(struct session *c, uint32_t id, struct space *s, uint32_t s
         }
         if (likely(!any))
                 return false;
+        if (!request_check_busy(c, id, s, n, 0))
+                return true;
         struct request *r = request_open_items(c, id, KVT_MSG_MAP, s, n);
         if (!r)
                 return true;

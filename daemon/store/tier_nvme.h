@@ -211,6 +211,7 @@ struct nvme {
         uint64_t generation; /* last given to a segment */
         uint64_t now_usec;
         bool stopping; /* no new writes */
+        uint64_t recent_bytes; /* about what was written to the devices in the day before they were attached: whole segments */
         struct list drops; /* of struct drops: not yet written down */
         uint32_t n_drops;
         /* called on the loop */
