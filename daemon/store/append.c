@@ -189,7 +189,9 @@ int nvme_write_begin(struct nvme *n, struct nvme_write *w)
                 return KVT_E_AGAIN;
         if (i != POOL_NONE) { /* where it was: so that one device alone says what is newest */
                 best = n->devices[entry_place(catalog_at(&n->catalog, i)).device];
-                return nvme_write_begin_on(best, w);
+                if (device_writable(best))
+                        return nvme_write_begin_on(best, w);
+                best = NULL;
         }
         for (uint32_t k = 0; k < n->n_devices; k++) {
                 struct nvme_device *d = n->devices[k];

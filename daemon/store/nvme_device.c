@@ -158,6 +158,14 @@ void device_count_error(struct nvme_device *d, bool write)
                 device_fail(d, true, "%d writes in a row failed", WRITE_ERRORS_MAX);
 }
 
+void device_unflushable(struct nvme_device *d)
+{
+        d->unflushable = true;
+        d->counters.n_errors++;
+        metrics.c_nvme_errors++;
+        device_fail(d, true, "it cannot be flushed");
+}
+
 /* opening: on a worker, because a device may take its time */
 
 static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, struct superblock *sb, void *page)
@@ -276,6 +284,7 @@ static const char *open_error(int r)
                : r == -EPROTONOSUPPORT ? "its version is unknown to this release"
                : r == -EPROTO          ? "its superblock makes no sense"
                : r == -EFBIG           ? "it is too small"
+               : r == -EEXIST          ? "it is attached under another path already"
                : r == -ENOTBLK         ? "it is neither a file nor a block device"
                                        : strerror(-r);
 }
@@ -326,6 +335,15 @@ static void opened(struct job *j)
         }
         if (r == 0 && (r = buffers_init(&d->buffers, MAX(n->options.buffer_bytes, 2 * MIN(d->sb.segment_bytes, 64ull << 20)))) == 0)
                 r = ring_open(&d->ring, d->fd, d->buffers.arena, (size_t)d->buffers.n_pages * FORMAT_PAGE_BYTES, n->queue, &o);
+        for (uint32_t i = 0; r == 0 && i < n->n_devices; i++) { /* one that was pulled out may come back under another name */
+                struct nvme_device *other = n->devices[i];
+                if (other == d || !other->segments || memcmp(other->sb.uuid, d->sb.uuid, 16))
+                        continue;
+                if (other->state == DEVICE_SERVING || other->state == DEVICE_RECOVERING)
+                        r = -EEXIST;
+                else
+                        device_fail(other, false, "it came back as %s", d->path);
+        }
         if (r == 0 && !d->detach) {
                 d->state = DEVICE_RECOVERING;
                 recovery_start(d);
@@ -358,6 +376,7 @@ static int open_device(struct nvme_device *d)
         d->detach = false;
         d->counters = (struct device_counters){};
         d->n_write_errors = 0;
+        d->unflushable = false;
         d->n_errors_window = 0;
         d->full_until_usec = 0;
         d->serial = d->flushed = d->flushing = 0;

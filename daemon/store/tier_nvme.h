@@ -184,7 +184,7 @@ struct nvme_device {
         int open_result;
         uint64_t retry_usec; /* when to try again to lock it; 0: not */
         uint32_t n_retries;
-        bool open_busy, detach, block_device, hangs, no_discard;
+        bool open_busy, detach, block_device, hangs, no_discard, unflushable;
         uint32_t sweep_cursor; /* catalog entries of a device that is gone are taken out bit by bit; UINT32_MAX: done */
         struct device_counters counters;
 };
@@ -291,6 +291,8 @@ void nvme_account(struct nvme *n, struct space *s, struct record_at at, int sign
 struct nvme_io *device_io(struct nvme_device *d, enum ring_opcode opcode, void *buf, uint64_t offset, uint64_t bytes,
                           void (*done)(struct nvme_io *io, int r, void *arg), void *arg);
 void device_fail(struct nvme_device *d, bool readable, const char *format, ...) _printf_(3, 4);
+/* A flush failed: what was written since the last good one may be lost, and nothing more can be made durable. */
+void device_unflushable(struct nvme_device *d);
 void device_count_error(struct nvme_device *d, bool write);
 static inline uint64_t device_page_offset(const struct nvme_device *d, struct record_at at)
 {
