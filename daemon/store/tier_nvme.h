@@ -25,6 +25,7 @@
 #include "daemon/store/tier.h"
 #include "libclient/codec/format.h"
 
+enum { DEVICE_CLOSE_WAIT_USEC = 2000000 };
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
 
 enum device_state { DEVICE_DETACHED, DEVICE_OPENING, DEVICE_RECOVERING, DEVICE_SERVING, DEVICE_DRAINING, DEVICE_FAILED };
@@ -293,6 +294,8 @@ struct nvme_io *device_io(struct nvme_device *d, enum ring_opcode opcode, void *
 void device_fail(struct nvme_device *d, bool readable, const char *format, ...) _printf_(3, 4);
 /* A flush failed: what was written since the last good one may be lost, and nothing more can be made durable. */
 void device_unflushable(struct nvme_device *d);
+void device_close(struct nvme_device *d);
+void device_submit_open(struct nvme_device *d);
 void device_count_error(struct nvme_device *d, bool write);
 static inline uint64_t device_page_offset(const struct nvme_device *d, struct record_at at)
 {
