@@ -145,11 +145,11 @@ static struct log *log_open(struct nvme_device *d)
         return l;
 }
 
-void log_open_ahead(struct nvme_device *d, bool last)
+void log_open_ahead(struct nvme_device *d, bool now)
 {
         if (!device_writable(d))
                 return;
-        if (!d->log && (d->next || last || device_usable(d) > 1)) {
+        if (!d->log && (d->next || now)) {
                 d->log = d->next ?: log_open(d);
                 d->next = NULL;
         }

@@ -176,6 +176,7 @@ struct nvme_device {
         struct list syncs; /* of struct nvme_sync */
         uint32_t n_write_errors; /* in a row */
         uint64_t errors_since_usec, n_errors_window;
+        bool wants_room; /* a write was put off for lack of a segment */
         uint64_t full_until_usec; /* the file system has no room: no virgin segment until then */
         uint64_t used_bytes, n_records;
         struct recycle *recycle; /* owned; under way */
@@ -323,8 +324,8 @@ uint32_t device_record_pages_max(const struct nvme_device *d);
 
 /* log: the write side */
 void log_settle(struct nvme_device *d); /* after a write or flush came back: what waits for it goes on */
-/* last: even if it is the last free segment. */
-void log_open_ahead(struct nvme_device *d, bool last);
+/* now: something is to be written. Else only what is needed soon is opened. */
+void log_open_ahead(struct nvme_device *d, bool now);
 void log_free_all(struct nvme_device *d);
 /* Takes over entries (scanned, not appended): writes the footer of a segment whose writer died. */
 void log_close_scanned(struct nvme_device *d, uint32_t segment, struct footer_entry *entries, uint32_t n_entries, uint32_t end_page);
