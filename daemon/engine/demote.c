@@ -155,13 +155,20 @@ static int demote_block(struct engine *e, uint32_t i)
 void demote_some(struct engine *e)
 {
         struct ring_of_blocks *q = &e->demotes;
+        uint32_t n_put_off = 0;
 
-        while (q->n && e->n_demoting < DEMOTES_MAX) {
+        while (q->n > n_put_off && e->n_demoting < DEMOTES_MAX) {
                 uint32_t i = q->blocks[q->head];
                 struct block *k = block_at(&e->blocks, i);
                 int r = 0;
                 if (k->state == BLOCK_RESIDENT && k->queued && !k->stored && !k->stub) {
-                        uint32_t first = first_to_go(e, i);
+                        uint32_t first = first_to_go(e, i), up = block_at(&e->blocks, first)->parent;
+                        if (up != POOL_NONE && block_at(&e->blocks, up)->state == BLOCK_FILLING) { /* it goes behind its parent */
+                                q->head = (q->head + 1) % q->max;
+                                q->blocks[(q->head + q->n - 1) % q->max] = i;
+                                n_put_off++;
+                                continue;
+                        }
                         r = demote_block(e, first);
                         if (r == KVT_E_AGAIN)
                                 return;

@@ -33,3 +33,5 @@ struct durable {
 struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16],
                               void (*done)(struct durable *d, int r, void *arg), void *arg, int *ret_r);
 void durable_some(struct engine *e);
+/* At the end: whoever waits is told so. */
+void durable_abandon(struct engine *e);

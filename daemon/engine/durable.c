@@ -64,6 +64,8 @@ static bool step(struct durable *d)
                         r = KVT_E_AGAIN;
                         break;
                 }
+                if (block_at(&e->blocks, i)->state == BLOCK_FILLING)
+                        break; /* it was offered just before, and is still being copied */
                 r = demote_part(e, d->space, i, d->shard, true);
                 if (r == KVT_E_AGAIN) {
                         r = 0;
@@ -129,4 +131,11 @@ void durable_some(struct engine *e)
 {
         list_for_each_safe (d, &e->durables, struct durable, link)
                 step(d);
+}
+
+void durable_abandon(struct engine *e)
+{
+        list_for_each_safe (d, &e->durables, struct durable, link)
+                if (!d->syncing) /* else the devices' end tells it */
+                        end(d, KVT_E_IO);
 }

@@ -155,6 +155,8 @@ void engine_deinit(struct engine *e)
                         abandon_jobs(e, &e->queue.background);
                         abandon_jobs(e, &e->queue.submitted);
                 }
+                load_abandon(e);
+                durable_abandon(e);
                 if (e->nvme.queue)
                         nvme_deinit(&e->nvme);
                 abandon_jobs(e, &e->queue.submitted);
@@ -206,9 +208,9 @@ bool engine_pass(struct engine *e)
 
         if (e->nvme.n_devices) {
                 /* what was moved and written beside records counts, too, but is not held up */
-                uint64_t left = budget_left(&e->budget, e->now_usec);
-                budget_take(&e->budget, MIN(metrics.c_nvme_written_bytes - e->budgeted_bytes, left), e->now_usec);
-                e->budgeted_bytes = metrics.c_nvme_written_bytes;
+                uint64_t left = budget_left(&e->budget, e->now_usec), written = metrics.c_nvme_written_bytes + e->nvme.recent_bytes;
+                budget_take(&e->budget, MIN(written - e->budgeted_bytes, left), e->now_usec);
+                e->budgeted_bytes = written;
                 e->room = false;
                 load_some(e);
                 durable_some(e);
@@ -223,7 +225,7 @@ bool engine_pass(struct engine *e)
 
 bool engine_quiet(struct engine *e)
 {
-        if (!e->nvme.stopping && (e->demotes.n || e->n_demoting) && nvme_writable(&e->nvme))
+        if (!e->nvme.stopping && (e->demotes.n || e->n_demoting || !list_empty(&e->nvme.drops)) && nvme_writable(&e->nvme))
                 return false;
         if (!e->nvme.stopping)
                 nvme_stop(&e->nvme);

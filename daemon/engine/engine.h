@@ -20,7 +20,7 @@ struct engine {
         uint32_t n_verifies; /* of them, checks of copies that clients called bad */
         struct nvme nvme;
         struct write_budget budget;
-        uint64_t budgeted_bytes; /* of what was written, how much is in the budget's account */
+        uint64_t budgeted_bytes; /* of what was written, now or in the day before, how much is in the budget's account */
         struct ring_of_blocks { /* waiting to be written to NVMe; see engine/demote */
                 uint32_t *blocks; /* owned */
                 uint32_t n, head, max;

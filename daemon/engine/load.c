@@ -231,6 +231,11 @@ void load_wait(struct engine *e, struct load *l)
         list_append(&e->loads, &l->link);
 }
 
+void load_abandon(struct engine *e)
+{
+        finish_loads(e, &e->loads, KVT_E_CANCELLED);
+}
+
 void load_forget(struct load *l)
 {
         list_remove(&l->link);

@@ -15,6 +15,8 @@ struct load { /* somebody who waits for a part to be in memory */
 
 /* 0: it is in memory; PUT_PENDING: done() is called later, and the load belongs to the caller and stays until then; else an error. */
 int load_start(struct engine *e, struct load *l);
+/* At the end: whoever waits is told so. */
+void load_abandon(struct engine *e);
 /* Waits for room: done() is called later. */
 void load_wait(struct engine *e, struct load *l);
 /* done() is not called any more. */

@@ -29,6 +29,8 @@ struct request {
                 bool pending;
                 bool loading; /* load.done will be called */
                 bool chained; /* of a durable put: it continues the item before */
+                struct tenant *pinned_by; /* of a map: its copy is kept until all are there; NULL: it is not */
+                struct location pinned;
                 struct durable *durable; /* of the last item of a chain */
                 struct load load;
                 union {
@@ -44,6 +46,8 @@ void request_unpend(struct request *r);
 /* r: a status, or PUT_PENDING: item_done() follows. */
 void item_started(struct request_item *i, int r);
 void item_done(struct request_item *i, int status);
+/* n more parts, of which n_copied are to be copied into or out of staging at once. Answers with an error itself. */
+bool request_check_busy(struct session *c, uint32_t id, const struct space *s, uint32_t n, uint32_t n_copied);
 void request_make_durable(struct request *r);
 /* Copies a part, or planes of it, into staging from wherever it is. */
 void request_get_item(struct session *c, struct request_item *item, struct space *s, uint32_t shard, const uint8_t *key, uint64_t offset,
@@ -78,6 +82,8 @@ void request_device(struct session *c, uint32_t id, const void *m, const uint8_t
 void request_list_devices(struct session *c, uint32_t id);
 /* A map whose blocks could be loaded, or not: answered as far as they are. */
 void request_map_loaded(struct request *r);
+/* What it kept in memory meanwhile may go. */
+void request_map_unpin(struct request *r);
 void request_cancel(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_purge(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_stat(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);

@@ -84,7 +84,7 @@ void request_prefetch(struct session *c, uint32_t id, const void *message, const
         struct space *s = request_space(c, id, m->space);
         uint32_t n = s ? request_keys(c, id, &m->keys) : 0;
 
-        if (!n)
+        if (!n || !request_check_busy(c, id, s, n, 0))
                 return;
         struct request *r = request_open_items(c, id, KVT_MSG_PREFETCH, s, n);
         if (!r)

@@ -74,6 +74,8 @@ void request_unpend(struct request *r)
         list_remove(&r->deadline_link);
         if (r->session)
                 answer(r->session, r);
+        if (r->type == KVT_MSG_MAP)
+                request_map_unpin(r);
         free(r->packet);
         free(r);
 }
@@ -130,7 +132,7 @@ static bool check_offsets(struct session *c, uint32_t id, uint64_t bytes, const 
 
 /* n more parts, of which n_copied are to be copied at once. Nothing makes a client name each offset once: so the bytes under way are bounded,
  * well above what fits staging, or one client could fill the queue that all wait in. */
-static bool check_busy(struct session *c, uint32_t id, const struct space *s, uint32_t n, uint32_t n_copied)
+bool request_check_busy(struct session *c, uint32_t id, const struct space *s, uint32_t n, uint32_t n_copied)
 {
         uint64_t bytes = n_copied * s->geometry.part_bytes, most = c->staging ? MAX(4 * c->staging->bytes, INFLIGHT_MIN) : 0;
 
@@ -164,7 +166,7 @@ void request_put_begin(struct session *c, uint32_t id, const void *message, cons
         uint32_t n;
 
         if (!s || !request_shard(c, id, s, m->shard) || !check_parent(c, id, &m->parent) || !(n = request_keys(c, id, &m->keys)) ||
-            !check_busy(c, id, s, n, 0))
+            !request_check_busy(c, id, s, n, 0))
                 return;
         s->n_open++; /* making room may take its last block */
         for (uint32_t i = 0; i < n; i++) {
@@ -239,7 +241,7 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
         } else if (!(n = request_keys(c, id, &m->keys))) {
                 return;
         }
-        if (!check_offsets(c, id, s->geometry.part_bytes, &m->offsets, n) || !check_busy(c, id, s, m->reservations.len ? 0 : n, n))
+        if (!check_offsets(c, id, s->geometry.part_bytes, &m->offsets, n) || !request_check_busy(c, id, s, m->reservations.len ? 0 : n, n))
                 return;
         struct request *r = request_open_items(c, id, KVT_MSG_PUT_COMMIT, s, n);
         if (!r)
@@ -307,7 +309,7 @@ void request_get(struct session *c, uint32_t id, const void *message, const uint
                 return;
         }
         uint64_t bytes = s->geometry.offsets[first + n_planes] - s->geometry.offsets[first];
-        if (!check_offsets(c, id, bytes, &m->offsets, n) || !check_busy(c, id, s, n, n))
+        if (!check_offsets(c, id, bytes, &m->offsets, n) || !request_check_busy(c, id, s, n, n))
                 return;
         struct request *r = request_open_items(c, id, KVT_MSG_GET, s, n);
         if (!r)

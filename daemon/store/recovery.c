@@ -11,11 +11,14 @@
  *
  * Loop thread; the device's ring reads. What is read is foreign. */
 #include <string.h>
+#include <time.h>
 
 #include "daemon/store/recovery.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
+
+enum { DAY_SEC = 86400, SPACE_PAGES_MAX = SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYTES + 2 };
 
 static void recovery_step(struct recovery *r);
 
@@ -110,8 +113,8 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
                         continue;
                 struct record_header *h = (struct record_header *)(void *)buf;
                 at.page = e->page;
-                bool good = result == 0 && record_header_check(h, r->n_buf, &at, e->n_pages) == 0 && h->type == RECORD_SPACE &&
-                            record_payload_check(h, record_payload(h)) == 0;
+                bool good = result == 0 && record_header_check(h, r->n_buf, &at, r->n_buf / FORMAT_PAGE_BYTES) == 0 &&
+                            h->type == RECORD_SPACE && record_payload_check(h, record_payload(h)) == 0;
                 if (result < 0)
                         device_count_error(d, false);
                 if (!recovery_learn_space(r, e->key, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0))
@@ -133,13 +136,13 @@ static bool apply_footer(struct recovery *r, struct slot *s, const struct footer
 
         for (uint32_t i = 0; i < t->n_entries; i++)
                 if (es[i].type == RECORD_SPACE && !recovery_space(r, es[i].key)) {
-                        struct record_at at = {d->i, s->segment, es[i].page, es[i].n_pages};
-                        read_buf(r, device_page_offset(d, at), es[i].n_pages * FORMAT_PAGE_BYTES, descriptor_read);
+                        struct record_at at = {d->i, s->segment, es[i].page, MIN(es[i].n_pages, (uint32_t)SPACE_PAGES_MAX)};
+                        read_buf(r, device_page_offset(d, at), at.n_pages * FORMAT_PAGE_BYTES, descriptor_read);
                         return false;
                 }
         /* newest first: a drop is known before what it voids; scan_page counts the drops of this segment that were read */
         for (uint32_t i = t->n_entries; i-- > 0;) {
-                if (es[i].type != RECORD_DROP || (r->scan_page && es[i].page >= r->scan_page))
+                if (es[i].type != RECORD_DROP || es[i].n_pages > d->buffers.n_pages / 4 || (r->scan_page && es[i].page >= r->scan_page))
                         continue;
                 struct record_at at = {d->i, s->segment, es[i].page, es[i].n_pages};
                 if (read_buf(r, device_page_offset(d, at), es[i].n_pages * FORMAT_PAGE_BYTES, drops_read))
@@ -426,6 +429,10 @@ static void recovery_finished(struct recovery *r)
         if (last) /* else another device may still hold what a drop here voids */
                 while (!catalog_forget_drops(&d->nvme->catalog, &cursor, UINT32_MAX))
                         ;
+        time_t now = time(NULL);
+        for (uint32_t i = 0; i < r->n_order; i++) /* one that was opened in the future was so before the clock was set back */
+                if (d->segments[r->order[i]].opened_sec + DAY_SEC > (uint64_t)now)
+                        d->nvme->recent_bytes += d->sb.segment_bytes;
         d->counters.recover_usec = clock_usec() - r->started_usec;
         d->state = DEVICE_SERVING;
         log_info("%s: %llu records of %llu segments recovered in %llu ms, %llu torn", d->path, (unsigned long long)d->n_records,

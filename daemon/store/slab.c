@@ -211,13 +211,19 @@ static bool chunk_there(const struct slab *s, uint64_t i)
         return __atomic_load_n(&s->chunks[i / 64], __ATOMIC_ACQUIRE) >> i % 64 & 1;
 }
 
+/* The value does not matter, and somebody else may be writing it. */
+__attribute__((no_sanitize("thread"), noinline)) static void touch(const uint8_t *at)
+{
+        (void)*(const volatile uint8_t *)at;
+}
+
 /* Two workers may do this to one chunk at once: nothing here writes to it. */
 static int populate_chunk(struct slab *s, uint64_t i)
 {
         uint8_t *at = s->base + i * CHUNK_BYTES;
 
         if (s->collapse && __atomic_load_n((int *)&s->kind, __ATOMIC_RELAXED) == PAGES_THP) {
-                (void)*(volatile uint8_t *)at; /* a collapse wants one page to start from */
+                touch(at); /* a collapse wants one page to start from */
                 if (madvise(at, CHUNK_BYTES, MADV_COLLAPSE) < 0)
                         __atomic_store_n((int *)&s->kind, PAGES_4K,
                                          __ATOMIC_RELAXED); /* fragmented or forbidden: small pages from here on */
