@@ -263,6 +263,7 @@ int nvme_init(struct nvme *n, const struct nvme_options *o, const struct conf *c
 
 void nvme_close_rings(struct nvme *n)
 {
+        n->closed = true;
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
                 d->state = DEVICE_FAILED; /* whoever is told now starts nothing new */

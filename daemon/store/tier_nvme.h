@@ -213,6 +213,7 @@ struct nvme {
         uint64_t generation; /* last given to a segment */
         uint64_t now_usec;
         bool stopping; /* no new writes */
+        bool closed; /* rings are gone: a device that was just being opened is not begun with */
         uint64_t recent_bytes; /* about what was written to the devices in the day before they were attached: whole segments */
         struct list drops; /* of struct drops: not yet written down */
         uint32_t n_drops;
