@@ -51,6 +51,9 @@ static struct world {
 
 static uint64_t n_crashes, n_must, n_flushed, n_flushed_back, n_loads, n_durables, n_gone;
 
+static bool looking; /* at what is back after a crash */
+static uint32_t served; /* version */
+
 static uint32_t shards_of(uint32_t b)
 {
         return shapes[w.blocks[b].space].n_shards;
@@ -73,8 +76,10 @@ static void wrong(const char *what, uint32_t block, uint32_t shard)
         const struct part_model *p = &w.blocks[block].part[shard];
 
         check_failed(__FILE__, __LINE__,
-                     "CRASH_SEED=%u: %s: block %u of space %u (parent %u), part %u; last %u min %u asked %u must %d flushed %d", w.seed,
-                     what, block, w.blocks[block].space, w.blocks[block].parent, shard, p->last, p->min, p->min_asked, p->must, p->flushed);
+                     "CRASH_SEED=%u, crash %llu, %s: %s: version %u of block %u, space %u, parent %u, part %u; last %u min %u asked %u "
+                     "must %d flushed %d",
+                     w.seed, (unsigned long long)n_crashes, looking ? "after it" : "working", what, served, block, w.blocks[block].space,
+                     w.blocks[block].parent, shard, p->last, p->min, p->min_asked, p->must, p->flushed);
 }
 
 /* What is promised of the block is void. */
@@ -107,6 +112,7 @@ static void check_content(const void *p, uint32_t b, uint32_t shard, uint32_t mi
 
         for (uint32_t v = 1; v <= m->last; v++)
                 if (!memcmp(p, &(uint64_t){part_word(b, shard, v)}, 8)) {
+                        served = v;
                         if (!part_is(p, bytes_of(b), part_word(b, shard, v)))
                                 wrong("what is served was never put so", b, shard);
                         if (v < min)
@@ -463,6 +469,7 @@ static void look(void)
 {
         bool must[BLOCKS], flushed[BLOCKS], back[BLOCKS];
 
+        looking = true;
         for (uint32_t b = 0; b < BLOCKS; b++) {
                 must[b] = chain_is(b, true);
                 flushed[b] = chain_is(b, false);
@@ -497,6 +504,7 @@ static void look(void)
                 }
         }
         store_audit(&w.st);
+        looking = false;
 }
 
 static void new_world(unsigned seed)
