@@ -499,8 +499,7 @@ static void look(void)
                         struct part_model *p = &w.blocks[b].part[s];
                         p->must &= back[b];
                         p->flushed = back[b];
-                        if (!back[b] && p->min_asked < p->min)
-                                p->min_asked = p->min;
+                        p->min_asked = p->min; /* what was asked for, and not flushed, is forgotten */
                 }
         }
         store_audit(&w.st);
