@@ -117,6 +117,7 @@ int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, b
         x->shard = shard;
         x->done = demote_done;
         x->job.done = demote_coded;
+        x->result = KVT_E_CANCELLED; /* until a worker says otherwise: the engine may end before one takes it */
         x->job.background = !durable;
         k->n_demotes++;
         p->demote = x->id;
