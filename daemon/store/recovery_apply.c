@@ -115,6 +115,8 @@ void recovery_drops(struct recovery *r, struct known_space *k, const struct drop
                         continue;
                 }
                 for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
+                        if (drops[i].what == 2 && drops[i].shard != shard)
+                                continue;
                         uint32_t e = catalog_find(&n->catalog, s->id, shard, drops[i].key);
                         if (e != POOL_NONE && (catalog_at(&n->catalog, e)->flags & (ENTRY_LIVE | ENTRY_DROPPED)) &&
                             recovery_later(n, entry_place(catalog_at(&n->catalog, e)), generation, page))

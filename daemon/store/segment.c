@@ -326,6 +326,7 @@ void log_settle(struct nvme_device *d)
 
 void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s)
 {
+        nvme_write_drops(n); /* as far as there is room: what was dropped is to stay so, too */
         s->n_pending = 1;
         s->result = 0;
         for (uint32_t i = 0; i < n->n_devices; i++) {

@@ -188,7 +188,7 @@ void nvme_quarantine(struct nvme *n, struct nvme_read *r, const struct space *s,
         metrics.c_nvme_quarantined++;
         log_limited(LOG_WARNING, "%s: the record at byte %llu is damaged and taken out of service", r->device->path,
                     (unsigned long long)device_page_offset(r->device, now));
-        nvme_drop_later(n, space_at(n->tenants, s->id), key, now.device);
+        nvme_drop_later(n, space_at(n->tenants, s->id), shard, key, now.device);
         nvme_forget(n, i, KVT_WHY_CORRUPT);
 }
 
@@ -270,28 +270,31 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
         p->entries[p->n++] = *e;
 }
 
-void nvme_drop_later(struct nvme *n, struct space *s, const uint8_t key[16], uint32_t device)
+void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t device)
 {
-        struct drop_entry e = {};
+        struct drop_entry e = {.what = 2, .shard = shard};
 
         memcpy(e.key, key, 16);
         add_drop(n, s, device, &e);
 }
 
-void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16], bool in_flight)
+void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], bool in_flight)
 {
-        uint32_t devices = 0;
+        uint32_t i = s->n_records ? catalog_find_live(&n->catalog, s->id, shard, key) : POOL_NONE, device = NVME_DEVICES_MAX;
 
-        for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
-                uint32_t i = s->n_records ? catalog_find_live(&n->catalog, s->id, shard, key) : POOL_NONE;
-                if (i == POOL_NONE)
-                        continue;
-                devices |= 1u << entry_place(catalog_at(&n->catalog, i)).device;
+        if (i != POOL_NONE) {
+                device = entry_place(catalog_at(&n->catalog, i)).device;
                 take_out(n, i);
         }
-        for (uint32_t i = 0; i < n->n_devices; i++)
-                if ((devices >> i & 1) || (in_flight && n->devices[i]->state == DEVICE_SERVING))
-                        nvme_drop_later(n, s, key, i);
+        for (uint32_t k = 0; k < n->n_devices; k++)
+                if (k == device || (in_flight && n->devices[k]->state == DEVICE_SERVING))
+                        nvme_drop_later(n, s, shard, key, k);
+}
+
+void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16], bool in_flight)
+{
+        for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
+                nvme_drop_part(n, s, shard, key, in_flight);
 }
 
 void nvme_drop_space(struct nvme *n, struct space *s)

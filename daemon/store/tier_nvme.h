@@ -275,7 +275,8 @@ void nvme_quarantine(struct nvme *n, struct nvme_read *r, const struct space *s,
 void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16], bool in_flight);
 /* A whole space, likewise: what was written up to now. The caller takes its entries out first. */
 void nvme_drop_space(struct nvme *n, struct space *s);
-void nvme_drop_later(struct nvme *n, struct space *s, const uint8_t key[16], uint32_t device);
+void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], bool in_flight);
+void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t device);
 /* One entry out of the catalog, nothing on the device. why: enum kvt_why */
 void nvme_forget(struct nvme *n, uint32_t entry, int why);
 
