@@ -155,10 +155,19 @@ static void move_copied(struct job *j)
         nvme_write_submit(m->nvme, &m->write, m->ok);
 }
 
+/* Nothing newer was written, nor was it dropped: what is moved lies behind that, and would be back after a crash. */
+static bool still_there(const struct move *m)
+{
+        uint32_t i = catalog_find_live(&m->nvme->catalog, m->space->id, m->write.shard, m->write.key);
+        struct record_at now = i != POOL_NONE ? entry_place(catalog_at(&m->nvme->catalog, i)) : (struct record_at){};
+
+        return !memcmp(&now, &m->write.from, sizeof now);
+}
+
 static void move_try_write(struct move *m)
 {
         struct nvme_write *w = &m->write;
-        int r = m->recycle->dead ? KVT_E_IO : nvme_write_begin_on(m->recycle->device, w);
+        int r = m->recycle->dead || !still_there(m) ? KVT_E_IO : nvme_write_begin_on(m->recycle->device, w);
 
         m->state = MOVE_WAITING;
         if (r == KVT_E_AGAIN)
