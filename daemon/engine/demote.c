@@ -42,7 +42,7 @@ static void demote_done(struct engine *e, struct xfer *x, void *arg)
                 e->demote_error = x->result;
         }
         if (stale) {
-                nvme_drop_part(&e->nvme, s, x->shard, x->key, true);
+                nvme_drop_part(&e->nvme, s, x->shard, x->key, false); /* it was said when it became stale that this is not to come back */
         } else if (p && x->result == 0) {
                 k->stored = true;
                 for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)

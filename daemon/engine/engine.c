@@ -426,7 +426,11 @@ bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t 
             !purge_records(e, t, s, &cursors[1], n_steps - MIN(n, n_steps - 1)))
                 return false;
         list_for_each_safe (of, &e->tenants.spaces, struct space, link)
-                if (of->purging && of->tenant == t && (!s || of == s)) {
+                if (of->tenant != t || (s && of != s))
+                        continue;
+                else if (!of->purging && nvme_recovering(&e->nvme)) {
+                        nvme_drop_space(&e->nvme, of);
+                } else if (of->purging) {
                         nvme_drop_space(&e->nvme, of);
                         of->purging = false;
                         of->n_open--;

@@ -79,11 +79,8 @@ void put_refused(struct engine *e, struct space *s, const uint8_t key[16], int r
 /* Another copy took the place of the one that was written to NVMe. */
 static void forget_record(struct engine *e, struct space *s, struct block *k, uint32_t shard)
 {
-        uint32_t i = nvme_find(&e->nvme, s, shard, k->key);
-
         k->stored = false;
-        if (i != POOL_NONE)
-                nvme_drop_part(&e->nvme, s, shard, k->key, false);
+        nvme_drop_part(&e->nvme, s, shard, k->key, block_part(k, s, shard)->demote != POOL_NONE);
 }
 
 void put_restart(struct engine *e, struct list *waiters)

@@ -359,7 +359,7 @@ static void wipe(struct recycle *c)
         if (!c->buf)
                 return;
         clock_gettime(CLOCK_REALTIME, &now);
-        struct place at = {d->sb.uuid, c->segment, ++d->nvme->generation, 0};
+        struct place at = {d->sb.uuid, c->segment, nvme_next_generation(d->nvme), 0};
         segment_header_encode(c->buf, &at, (uint64_t)now.tv_sec);
         if (!device_io(d, RING_WRITE, c->buf, format_segment_offset(&d->sb, c->segment), c->n_buf, wiped, c)) {
                 give_buf(c, 0);
@@ -474,6 +474,8 @@ void recycle_some(struct nvme_device *d)
                 return;
         if (!c) {
                 /* not before something is written: whatever is there may be wanted */
+                if (d->nvme->forget_cursor != UINT32_MAX)
+                        return;
                 bool wanted = d->wants_room || (d->log && d->log->end_page > device_segment_pages(d) / 2);
                 uint32_t i = wanted && device_usable(d) < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
                 if (i == SEGMENT_NONE || !(c = new0(struct recycle, 1)))

@@ -364,7 +364,7 @@ static void drop_one(uint32_t b)
 
         key_make(b, key);
         uint32_t i = blocks_find(&e->blocks, space_of(b)->id, key);
-        if (i == POOL_NONE && !get_is_whole(e, space_of(b), key))
+        if (i == POOL_NONE && !get_is_whole(e, space_of(b), key) && !nvme_recovering(&e->nvme))
                 return;
         gone_for_good(b);
         if (i != POOL_NONE)
@@ -465,7 +465,8 @@ static bool is_back(uint32_t b)
         return true;
 }
 
-static void look(void)
+/* acted: clients did something since the start */
+static void look(bool acted)
 {
         bool must[BLOCKS], flushed[BLOCKS], back[BLOCKS];
 
@@ -487,8 +488,9 @@ static void look(void)
         }
         for (uint32_t b = 0; b < BLOCKS; b++) {
                 back[b] = is_back(b);
-                if (must[b] && !back[b])
+                if (must[b] && !back[b] && chain_is(b, true)) /* nor was it pushed out just now */
                         wrong("what was durable cannot be read", b, 0);
+                flushed[b] &= chain_is(b, false);
                 n_flushed += flushed[b] && !must[b];
                 n_flushed_back += flushed[b] && !must[b] && back[b];
         }
@@ -498,8 +500,7 @@ static void look(void)
                 for (uint32_t s = 0; s < SHARDS; s++) {
                         struct part_model *p = &w.blocks[b].part[s];
                         p->must &= back[b];
-                        p->flushed = back[b];
-                        p->min_asked = p->min; /* what was asked for, and not flushed, is forgotten */
+                        p->flushed = back[b] && (p->flushed || !acted);
                 }
         }
         store_audit(&w.st);
@@ -545,9 +546,14 @@ static void run_seed(unsigned seed)
                         n_crashes++;
                         store_open(&w.st);
                 }
+                bool acted = !any(&w.st, 3); /* while it recovers */
+                for (uint32_t turns = acted ? any(&w.st, 40) : 0; turns; turns--) {
+                        act();
+                        store_turn(&w.st, any(&w.st, 4));
+                }
                 store_serve(&w.st);
                 if (round)
-                        look();
+                        look(acted);
                 uint32_t turns = 20 + any(&w.st, 400), speed = 1 + any(&w.st, 10);
                 for (uint32_t t = 0; t < turns; t++) {
                         for (uint32_t n = any(&w.st, 4); n; n--)
@@ -563,11 +569,14 @@ static void run_seed(unsigned seed)
                                 w.blocks[w.ops[i].block].part[w.ops[i].shard].failed |= 1ull << w.ops[i].version;
                         w.ops[i].kind = OP_IDLE;
                 }
+                for (uint32_t b = 0; b < BLOCKS; b++) /* what was asked for, and not flushed, is forgotten */
+                        for (uint32_t s = 0; s < SHARDS; s++)
+                                w.blocks[b].part[s].min_asked = w.blocks[b].part[s].min;
                 w.syncing = false;
         }
         store_open(&w.st);
         store_serve(&w.st);
-        look();
+        look(false);
         store_deinit(&w.st);
 }
 
