@@ -349,8 +349,8 @@ static void kill_leaf(struct engine *e, uint32_t i, int why, bool last)
 
         assert_block_state(&e->blocks, i, s);
         if (!for_room && why != KVT_WHY_NEVER) {
-                k->voided = true;
-                nvme_drop(&e->nvme, s, k->key, k->n_demotes > 0);
+                for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
+                        nvme_drop_part(&e->nvme, s, shard, k->key, demote_void(e, s, k, shard));
         }
         if ((was_resident && !(for_room && is_stored(e, s, k->key))) || why == KVT_WHY_TIMEOUT) {
                 ghosts_add(&e->ghosts, s->id, k->key, (uint8_t)why, e->now_sec);

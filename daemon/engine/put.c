@@ -80,7 +80,7 @@ void put_refused(struct engine *e, struct space *s, const uint8_t key[16], int r
 static void forget_record(struct engine *e, struct space *s, struct block *k, uint32_t shard)
 {
         k->stored = false;
-        nvme_drop_part(&e->nvme, s, shard, k->key, block_part(k, s, shard)->demote != POOL_NONE);
+        nvme_drop_part(&e->nvme, s, shard, k->key, demote_void(e, s, k, shard));
 }
 
 void put_restart(struct engine *e, struct list *waiters)

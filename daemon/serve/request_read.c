@@ -294,7 +294,7 @@ void request_drop(struct session *c, uint32_t id, const void *message, const uin
                         engine_kill(e, i, KVT_WHY_DROPPED);
                         continue;
                 }
-                nvme_drop(&e->nvme, s, key, false); /* single parts of it, too, and what is still to be recovered */
+                nvme_drop(&e->nvme, s, key); /* single parts of it, too, and what is still to be recovered */
                 if (on_nvme) { /* what continues it cannot be reached any more */
                         ghosts_add(&e->ghosts, s->id, key, KVT_WHY_DROPPED, e->now_sec);
                         metrics.c_dropped++;

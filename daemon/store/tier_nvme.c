@@ -324,10 +324,10 @@ void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8
                 nvme_remember_drop(n, s, shard, key, (struct record_at){});
 }
 
-void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16], bool in_flight)
+void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16])
 {
         for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
-                nvme_drop_part(n, s, shard, key, in_flight);
+                nvme_drop_part(n, s, shard, key, false);
 }
 
 void nvme_drop_space(struct nvme *n, struct space *s)

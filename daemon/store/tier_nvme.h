@@ -211,7 +211,8 @@ struct nvme {
         struct nvme_device *devices[NVME_DEVICES_MAX]; /* owned; NULL: none */
         uint32_t n_devices;
         uint64_t generation; /* highest that was seen or given to a segment */
-        uint32_t forget_cursor; /* drops remembered for recovery are forgotten bit by bit when none is under way; UINT32_MAX: there are none */
+        uint32_t
+                forget_cursor; /* drops remembered for recovery are forgotten bit by bit when none is under way; UINT32_MAX: there are none */
         uint64_t now_usec;
         bool stopping; /* no new writes */
         bool closed; /* rings are gone: a device that was just being opened is not begun with */
@@ -271,12 +272,13 @@ void nvme_read_end(struct nvme *n, struct nvme_read *r);
 /* The record that r read does not verify (or could not be read): if it is still where it was, it is taken out of service. */
 void nvme_quarantine(struct nvme *n, struct nvme_read *r, const struct space *s, uint32_t shard, const uint8_t key[16]);
 
-/* Takes all parts of a block out, on the devices too: they do not come back at the next start, nor from a device that is still being recovered. in_flight: one
- * may be being written just now. on_gone() is not called. */
-void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16], bool in_flight);
+/* Takes a part out, on the devices too: it does not come back at the next start, nor from a device that is still being recovered. in_flight: it may be being
+ * written just now. on_gone() is not called. */
+void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], bool in_flight);
+/* All parts of a block, none of which is being written. */
+void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16]);
 /* A whole space, likewise: what was written up to now. The caller takes its entries out first. */
 void nvme_drop_space(struct nvme *n, struct space *s);
-void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], bool in_flight);
 void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t device);
 /* One entry out of the catalog, nothing on the device. why: enum kvt_why */
 void nvme_forget(struct nvme *n, uint32_t entry, int why);

@@ -370,7 +370,7 @@ static void drop_one(uint32_t b)
         if (i != POOL_NONE)
                 engine_kill(e, i, KVT_WHY_DROPPED);
         else
-                nvme_drop(&e->nvme, space_of(b), key, false);
+                nvme_drop(&e->nvme, space_of(b), key);
         for (uint32_t k = b + 1; k < BLOCKS; k++) /* parents come before their children */
                 for (uint32_t up = w.blocks[k].parent; up != NO_BLOCK; up = w.blocks[up].parent)
                         if (up == b)
