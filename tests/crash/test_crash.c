@@ -562,6 +562,9 @@ static void run_seed(unsigned seed)
                 }
                 store_audit(&w.st);
                 w.st.crashed = true;
+                for (uint32_t i = 0; i < OPS; i++) /* as when a session ends: their staging goes first */
+                        if (w.ops[i].kind == OP_PUT)
+                                put_cancel(&w.ops[i].put);
                 store_crash(&w.st);
                 n_crashes++;
                 for (uint32_t i = 0; i < OPS; i++) {
