@@ -95,11 +95,13 @@ check-static: bins
 	$(Q)for t in tests/check_*.sh; do $$t || exit 1; done
 	$(Q)git ls-files '*.c' '*.h' | xargs clang-format --dry-run -Werror
 
-## check-long  the storms, for minutes, under ASan and TSan
+## check-long  the storms, for minutes, under ASan and TSan; 200 kills of the daemon with NVMe
 check-long: deps
 	+$(Q)$(MAKE) SAN=address tests
 	+$(Q)$(MAKE) SAN=thread tests
 	$(Q)for v in address thread; do for t in test_storm test_async; do STORM_SEC=$${STORM_SEC:-300} build/$$v-gcc/tests/fault/$$t || exit 1; done; done
+	+$(Q)$(MAKE) tests
+	$(Q)KILLS=$${KILLS:-200} $(B)/tests/fault/test_nvme_kill
 
 ## check-vm    the daemon in an emulated machine: raw NVMe namespaces, IOPOLL, media errors (VM=short: one boot)
 check-vm: deps

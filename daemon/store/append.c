@@ -152,12 +152,16 @@ int nvme_write_begin_on(struct nvme_device *d, struct nvme_write *w)
         }
         /* the last free segment is for what recycling moves, or it could not go on */
         bool moves = w->from.n_pages || w->type == RECORD_DROP;
-        if (!d->log && (moves || device_usable(d) > 1))
+        if (!d->log && (moves || d->next || device_usable(d) > 1))
                 log_open_ahead(d, true);
         struct log *l = d->log;
         if (!l && !device_usable(d) && !d->recycle && d->n_free == d->sb.n_segments)
                 return KVT_E_NO_SPACE; /* there is nothing to recycle either */
-        if (!l || (!moves && !device_usable(d)) || !l->ready || l->full || l->broken)
+        if (!l || (!moves && !device_usable(d))) {
+                d->wants_room = true; /* nvme_pass() sees to it */
+                return KVT_E_AGAIN;
+        }
+        if (!l->ready || l->full || l->broken)
                 return KVT_E_AGAIN;
         w->header = buffers_take(&d->buffers, (size_t)w->n_pages * FORMAT_PAGE_BYTES);
         if (!w->header)
@@ -189,7 +193,9 @@ int nvme_write_begin(struct nvme *n, struct nvme_write *w)
                 return KVT_E_AGAIN;
         if (i != POOL_NONE) { /* where it was: so that one device alone says what is newest */
                 best = n->devices[entry_place(catalog_at(&n->catalog, i)).device];
-                return nvme_write_begin_on(best, w);
+                if (device_writable(best))
+                        return nvme_write_begin_on(best, w);
+                best = NULL;
         }
         for (uint32_t k = 0; k < n->n_devices; k++) {
                 struct nvme_device *d = n->devices[k];

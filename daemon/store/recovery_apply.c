@@ -74,9 +74,13 @@ void recovery_block(struct recovery *r, struct known_space *k, const struct foot
         struct entry *old = i != POOL_NONE ? catalog_at(&n->catalog, i) : NULL;
         if (old && (old->flags & (ENTRY_LIVE | ENTRY_DROPPED))) {
                 struct record_at where = entry_place(old);
-                if (recovery_later(n, where, generation, e->page))
+                struct nvme_device *holder = n->devices[where.device];
+                bool lost = holder != d && (holder->state == DEVICE_FAILED || holder->state == DEVICE_DETACHED);
+                if (!lost && recovery_later(n, where, generation, e->page))
                         return;
                 if (old->flags & ENTRY_LIVE) {
+                        d->counters.n_recovered++;
+                        metrics.c_nvme_recovered++;
                         nvme_account(n, s, where, -1);
                         entry_move(old, at);
                         nvme_account(n, s, at, 1);

@@ -301,6 +301,7 @@ static void freed(struct recycle *c)
 
         s->state = SEGMENT_FREE;
         s->has_drops = false;
+        d->wants_room = false;
         d->n_free++;
         metrics.c_nvme_recycled++;
         recycle_free(d);
@@ -404,7 +405,9 @@ void recycle_some(struct nvme_device *d)
         if (d->state != DEVICE_SERVING)
                 return;
         if (!c) {
-                uint32_t i = device_usable(d) < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
+                /* not before something is written: whatever is there may be wanted */
+                bool wanted = d->wants_room || (d->log && d->log->end_page > device_segment_pages(d) / 2);
+                uint32_t i = wanted && device_usable(d) < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
                 if (i == SEGMENT_NONE || !(c = new0(struct recycle, 1)))
                         return;
                 c->device = d;

@@ -61,7 +61,7 @@ static void header_flushed(struct nvme_io *io, int r, void *arg)
         l->ready = r == 0;
         if (r < 0) {
                 l->full = true;
-                device_fail(d, true, "it cannot be flushed");
+                device_unflushable(d);
         }
         log_settle(d);
         if (d->nvme->on_room)
@@ -145,11 +145,11 @@ static struct log *log_open(struct nvme_device *d)
         return l;
 }
 
-void log_open_ahead(struct nvme_device *d, bool last)
+void log_open_ahead(struct nvme_device *d, bool now)
 {
         if (!device_writable(d))
                 return;
-        if (!d->log && (d->next || last || device_usable(d) > 1)) {
+        if (!d->log && (d->next || now)) {
                 d->log = d->next ?: log_open(d);
                 d->next = NULL;
         }
@@ -181,7 +181,7 @@ static void footer_flushed(struct nvme_io *io, int r, void *arg)
         struct log *l = arg;
 
         if (r < 0)
-                device_fail(l->device, true, "it cannot be flushed");
+                device_unflushable(l->device);
         log_closed(l);
 }
 
@@ -207,7 +207,7 @@ static void records_flushed(struct nvme_io *io, int r, void *arg)
         uint64_t n = footer_bytes(l->n_entries);
 
         if (r < 0)
-                device_fail(d, true, "it cannot be flushed");
+                device_unflushable(d);
         l->page = r == 0 && device_alive(d) ? buffers_take(&d->buffers, n) : NULL;
         if (!l->page) { /* without a footer the segment is scanned at the next start */
                 if (r == 0 && device_alive(d)) {
@@ -276,7 +276,7 @@ static void synced(struct nvme_io *io, int r, void *arg)
         struct nvme_device *d = arg;
 
         if (r < 0)
-                device_fail(d, true, "it cannot be flushed");
+                device_unflushable(d);
         else
                 d->flushed = MAX(d->flushed, d->flushing);
         d->flushing = 0;
@@ -300,7 +300,7 @@ static void settle_syncs(struct nvme_device *d)
         list_for_each_safe (s, &d->syncs, struct nvme_sync, link) {
                 if (s->serial <= d->flushed)
                         sync_part_done(s, 0);
-                else if (!device_alive(d))
+                else if (!device_alive(d) || d->unflushable)
                         sync_part_done(s, KVT_E_IO);
                 else
                         wants |= s->serial <= settled;

@@ -25,6 +25,7 @@
 #include "daemon/store/tier.h"
 #include "libclient/codec/format.h"
 
+enum { DEVICE_CLOSE_WAIT_USEC = 2000000 };
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
 
 enum device_state { DEVICE_DETACHED, DEVICE_OPENING, DEVICE_RECOVERING, DEVICE_SERVING, DEVICE_DRAINING, DEVICE_FAILED };
@@ -175,6 +176,7 @@ struct nvme_device {
         struct list syncs; /* of struct nvme_sync */
         uint32_t n_write_errors; /* in a row */
         uint64_t errors_since_usec, n_errors_window;
+        bool wants_room; /* a write was put off for lack of a segment */
         uint64_t full_until_usec; /* the file system has no room: no virgin segment until then */
         uint64_t used_bytes, n_records;
         struct recycle *recycle; /* owned; under way */
@@ -184,7 +186,7 @@ struct nvme_device {
         int open_result;
         uint64_t retry_usec; /* when to try again to lock it; 0: not */
         uint32_t n_retries;
-        bool open_busy, detach, block_device, hangs, no_discard;
+        bool open_busy, detach, block_device, hangs, no_discard, unflushable;
         uint32_t sweep_cursor; /* catalog entries of a device that is gone are taken out bit by bit; UINT32_MAX: done */
         struct device_counters counters;
 };
@@ -291,6 +293,10 @@ void nvme_account(struct nvme *n, struct space *s, struct record_at at, int sign
 struct nvme_io *device_io(struct nvme_device *d, enum ring_opcode opcode, void *buf, uint64_t offset, uint64_t bytes,
                           void (*done)(struct nvme_io *io, int r, void *arg), void *arg);
 void device_fail(struct nvme_device *d, bool readable, const char *format, ...) _printf_(3, 4);
+/* A flush failed: what was written since the last good one may be lost, and nothing more can be made durable. */
+void device_unflushable(struct nvme_device *d);
+void device_close(struct nvme_device *d);
+void device_submit_open(struct nvme_device *d);
 void device_count_error(struct nvme_device *d, bool write);
 static inline uint64_t device_page_offset(const struct nvme_device *d, struct record_at at)
 {
@@ -318,8 +324,8 @@ uint32_t device_record_pages_max(const struct nvme_device *d);
 
 /* log: the write side */
 void log_settle(struct nvme_device *d); /* after a write or flush came back: what waits for it goes on */
-/* last: even if it is the last free segment. */
-void log_open_ahead(struct nvme_device *d, bool last);
+/* now: something is to be written. Else only what is needed soon is opened. */
+void log_open_ahead(struct nvme_device *d, bool now);
 void log_free_all(struct nvme_device *d);
 /* Takes over entries (scanned, not appended): writes the footer of a segment whose writer died. */
 void log_close_scanned(struct nvme_device *d, uint32_t segment, struct footer_entry *entries, uint32_t n_entries, uint32_t end_page);

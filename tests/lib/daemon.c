@@ -140,6 +140,23 @@ static void add_arg(struct daemon *d, const char *format, const char *value)
         d->args[d->n_args++] = *arg;
 }
 
+/* DIR in a parameter is the daemon's directory. */
+static void add_param(struct daemon *d, const char *param)
+{
+        char text[1024];
+        size_t n = 0;
+
+        while (*param && n < sizeof(text) - sizeof(d->dir))
+                if (!strncmp(param, "DIR", 3)) {
+                        n += (size_t)sprintf(text + n, "%s", d->dir);
+                        param += 3;
+                } else {
+                        text[n++] = *param++;
+                }
+        text[n] = 0;
+        add_arg(d, "%s", text);
+}
+
 static void forget(int i)
 {
         left[i].dir[0] = 0;
@@ -173,7 +190,7 @@ void daemon_start(struct daemon *d, const char *const *params)
         for (size_t i = 0; i < sizeof(small) / sizeof(*small); i++)
                 add_arg(d, "%s", small[i]);
         for (; *params; params++)
-                add_arg(d, "%s", *params);
+                add_param(d, *params);
         daemon_restart(d);
         WAIT_FOR(daemon_status(d).n_sessions == 0, 2000); /* our look whether it serves is over */
 }
@@ -395,7 +412,7 @@ static struct daemon_status status(const struct daemon *d, bool audit)
         };
         snprintf(s.audit_error, sizeof(s.audit_error), "%s", m->audit_error);
         snprintf(s.boot_token, sizeof(s.boot_token), "%s", m->boot_token);
-        for (size_t i = 0; i < m->n_counters && i < 64; i++) {
+        for (size_t i = 0; i < m->n_counters && i < sizeof(s.counters) / sizeof(*s.counters); i++) {
                 snprintf(s.counters[i].name, sizeof(s.counters[i].name), "%s", m->counters[i]->name);
                 s.counters[i].value = m->counters[i]->value;
                 s.n_counters++;

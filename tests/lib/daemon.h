@@ -19,7 +19,7 @@ struct daemon {
 #define TEST(f) cmocka_unit_test_teardown(f, daemon_teardown)
 int daemon_teardown(void **state);
 
-/* Parameters as on the command line; later ones win. Returns when it serves. */
+/* Parameters as on the command line; later ones win; DIR in them is the directory of this daemon. Returns when it serves. */
 #define DAEMON_START(d, ...) daemon_start((d), (const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
 void daemon_start(struct daemon *d, const char *const *params);
 /* Again, in the same directory and with the same parameters, after daemon_wait() or daemon_kill(). */
@@ -58,7 +58,7 @@ struct daemon_status {
         struct {
                 char name[32];
                 uint64_t value;
-        } counters[64];
+        } counters[128];
         size_t n_counters;
 };
 struct daemon_status daemon_status(const struct daemon *d);
