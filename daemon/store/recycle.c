@@ -115,6 +115,7 @@ static void move_written(struct nvme_write *w, int r)
                 struct entry *e = catalog_at(&m->nvme->catalog, i);
                 e->flags &= (uint8_t)~ENTRY_USED; /* it has to earn the next move */
                 metrics.c_nvme_moved++;
+                metrics.c_nvme_moved_bytes += (uint64_t)w->n_pages * FORMAT_PAGE_BYTES;
         }
         move_end(m);
 }
