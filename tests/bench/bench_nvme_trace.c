@@ -181,8 +181,8 @@ static void replay(const char *trace, const char *name, unsigned admit_hits, boo
                  "records evicted, %llu puts refused",
                  (unsigned long long)r.n_requests, (double)r.n_hits / (double)r.n_keys, demoted / (1 << 20),
                  (double)metrics.c_nvme_moved_bytes / (1 << 20), (unsigned long long)metrics.c_nvme_recycled,
-                 (double)r.l.e.nvme.tier.used_bytes / (double)r.l.e.nvme.tier.capacity_bytes,
-                 (unsigned long long)metrics.c_nvme_evicted, (unsigned long long)r.n_refused);
+                 (double)r.l.e.nvme.tier.used_bytes / (double)r.l.e.nvme.tier.capacity_bytes, (unsigned long long)metrics.c_nvme_evicted,
+                 (unsigned long long)r.n_refused);
         row_print(&(struct row){.name = name, .unit = "bytes/byte", .value = written / demoted, .sense = '<', .limit = 1.3, .note = note});
         r.staging = staging_unref(r.staging);
         loop_stop(&r.l);

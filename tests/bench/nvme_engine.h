@@ -20,16 +20,16 @@ struct loop {
         unsigned n_pending; /* puts, loads and fetches of the benchmark */
 };
 
-/* One pass; sleeps, at most 10 ms, when there is nothing to do. */
+/* One pass, and what came back after it; sleeps for that, at most 10 ms, if there is nothing else to do. */
 static inline void loop_pass(struct loop *l)
 {
         struct pollfd p = {.fd = l->e.queue.event_fd, .events = POLLIN};
 
-        engine_tick(&l->e);
-        engine_collect(&l->e);
         engine_expire(&l->e);
         if (!engine_pass(&l->e))
                 poll(&p, 1, 10);
+        engine_tick(&l->e);
+        engine_collect(&l->e);
 }
 
 /* config: lines of kvtierd.conf. Waits until the device serves. */
