@@ -29,6 +29,8 @@ struct request {
                 bool pending;
                 bool loading; /* load.done will be called */
                 bool chained; /* of a durable put: it continues the item before */
+                struct tenant *pinned_by; /* of a map: its copy is kept until all are there; NULL: it is not */
+                struct location pinned;
                 struct durable *durable; /* of the last item of a chain */
                 struct load load;
                 union {
@@ -80,6 +82,8 @@ void request_device(struct session *c, uint32_t id, const void *m, const uint8_t
 void request_list_devices(struct session *c, uint32_t id);
 /* A map whose blocks could be loaded, or not: answered as far as they are. */
 void request_map_loaded(struct request *r);
+/* What it kept in memory meanwhile may go. */
+void request_map_unpin(struct request *r);
 void request_cancel(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_purge(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_stat(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);

@@ -155,11 +155,34 @@ void request_map_loaded(struct request *r)
                 map_now(c, r->id, s, r->items[0].load.shard, keys, r->n_items, r->statuses);
 }
 
+/* The item's copy is in memory: other loads of the request must not push it out again. */
+static void pin_loaded(struct engine *e, struct request_item *i)
+{
+        const struct load *l = &i->load;
+        uint32_t b = blocks_find(&e->blocks, l->space->id, l->key);
+        struct part *p = b != POOL_NONE ? block_part(block_at(&e->blocks, b), l->space, l->shard) : NULL;
+
+        if (!p || !p->at.slab || block_at(&e->blocks, b)->state != BLOCK_RESIDENT)
+                return;
+        i->pinned = p->at;
+        i->pinned_by = l->space->tenant;
+        engine_pin(e, l->space, b, p->at);
+}
+
+void request_map_unpin(struct request *r)
+{
+        for (uint32_t i = 0; i < r->n_items; i++)
+                if (r->items[i].pinned_by)
+                        engine_unpin(&r->server->engine, r->items[i].pinned, r->items[i].pinned_by);
+}
+
 static void on_map_loaded(struct engine *e, struct load *l, int r)
 {
         struct request_item *i = container_of(l, struct request_item, load);
 
         i->loading = false;
+        if (r == 0)
+                pin_loaded(e, i);
         item_done(i, r);
 }
 
@@ -193,6 +216,8 @@ static bool map_load(struct session *c, uint32_t id, struct space *s, uint32_t s
                 memcpy(l->key, keys + 16 * k, 16);
                 int status = r->packet ? load_start(e, l) : KVT_E_NO_MEMORY;
                 r->items[k].loading = status == PUT_PENDING;
+                if (status == 0)
+                        pin_loaded(e, &r->items[k]);
                 item_started(&r->items[k], status);
         }
         s->n_open--;

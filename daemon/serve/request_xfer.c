@@ -74,6 +74,8 @@ void request_unpend(struct request *r)
         list_remove(&r->deadline_link);
         if (r->session)
                 answer(r->session, r);
+        if (r->type == KVT_MSG_MAP)
+                request_map_unpin(r);
         free(r->packet);
         free(r);
 }

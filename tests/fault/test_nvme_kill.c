@@ -15,6 +15,7 @@ struct client {
         struct {
                 uint32_t n_durable[CHAINS]; /* blocks of that chain that were acknowledged */
                 uint64_t n_puts;
+                bool killed; /* told just before the daemon is */
         } * shared;
 };
 
@@ -33,7 +34,7 @@ static void work(void *arg)
         kvt *c = pattern_open(w->daemon, KVT_OPEN_NO_RECONNECT); /* the kill ends it */
 
         PATTERN_SPACE(&sp, c, .part_bytes = PART);
-        for (;;) {
+        while (!__atomic_load_n(&w->shared->killed, __ATOMIC_ACQUIRE)) {
                 int r;
                 seed = seed * 6364136223846793005ull + 1442695040888963407ull;
                 unsigned chain = (unsigned)(seed >> 33) % CHAINS;
@@ -45,6 +46,8 @@ static void work(void *arg)
                                 CHECK_IS(r, KVT_E_DISCONNECTED);
                                 break;
                         }
+                        if (__atomic_load_n(&w->shared->killed, __ATOMIC_ACQUIRE))
+                                break; /* the next daemon answered, which may still be learning what it has */
                         for (uint32_t i = 0; i < have; i++)
                                 CHECK_OK(statuses[i]);
                         continue;
@@ -116,10 +119,14 @@ static void test_durable_blocks_outlive_kills(void **state)
         DAEMON_START(&d, "--host_bytes=32M", "--nvme_devices=DIR/nvme.kvt", "--nvme_bytes=256M", "--nvme_segment_bytes=2M",
                      "--nvme_admit_hits=0");
         for (int round = 0; round < n_kills; round++) {
-                for (unsigned i = 0; i < CLIENTS; i++)
+                for (unsigned i = 0; i < CLIENTS; i++) {
+                        w[i].shared->killed = false;
                         pids[i] = child_start(work, &w[i]);
+                }
                 seed = seed * 6364136223846793005ull + 1442695040888963407ull;
                 usleep((useconds_t)(20000 + (seed >> 33) % 400000) * CHECK_SLOW);
+                for (unsigned i = 0; i < CLIENTS; i++)
+                        __atomic_store_n(&w[i].shared->killed, true, __ATOMIC_RELEASE);
                 daemon_kill(&d);
                 daemon_restart(&d);
                 for (unsigned i = 0; i < CLIENTS; i++)
