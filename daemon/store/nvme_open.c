@@ -170,7 +170,7 @@ static void opened(struct job *j)
 {
         struct nvme_device *d = container_of(j, struct nvme_device, open_job);
         struct nvme *n = d->nvme;
-        struct ring_options o = {.depth = n->options.depth, .poll = n->options.poll, .no_uring = n->options.no_uring};
+        struct ring_options o = {.depth = n->options.depth, .poll = n->options.poll, .spin_usec = n->options.spin_usec, .no_uring = n->options.no_uring};
         int r = d->open_result;
 
         d->open_busy = false;

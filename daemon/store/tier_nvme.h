@@ -197,6 +197,7 @@ struct nvme_options {
         uint64_t buffer_bytes; /* a device */
         uint64_t timeout_usec;
         uint64_t scrub_bytes_sec; /* 0: no scrubbing */
+        uint64_t spin_usec; /* of rings */
         unsigned depth;
         bool poll, discard, no_uring;
 };

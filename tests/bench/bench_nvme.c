@@ -4,7 +4,8 @@
  * In this process, with the daemon's engine (no sessions):
  *   nvme_write_bandwidth    2 MiB blocks in memory are demoted as in the background (verified, hashed by page, logged); the clock stops after a flush
  *   nvme_read_256k_qd16     blocks of 256 KiB in random order into staging, 16 under way, verified
- *   nvme_row_4k_latency     a plane of 4 KiB of a random block of 256 KiB into staging, one at a time, verified
+ *   nvme_row_4k_latency     a plane of 4 KiB of a random block of 256 KiB into staging, one at a time, verified, with busy_poll_usec;
+ *                           nvme_row_4k_sleeping: without
  * By a client of the real daemon:
  *   nvme_get_2mib           kvt_match and kvt_get of prompts of 64 blocks that are on NVMe only, into an engine's pages
  *   nvme_row_4k_client      the same as nvme_row_4k_latency with kvt_get_planes(), for the record
@@ -225,10 +226,9 @@ static double row_round(uint64_t msec)
         return median;
 }
 
-static void read_rows(void)
+static void read_row(void)
 {
-        struct samples ours = {}, base = {}, row = {}, row_base = {};
-        uint64_t msec = quick() ? 400 : 1000;
+        struct samples ours = {}, base = {};
 
         for (uint32_t i = 0; i < SMALL_BLOCKS; i += 256) {
                 put_blocks(in.small, i, 256);
@@ -236,38 +236,63 @@ static void read_rows(void)
         }
         for (unsigned r = 0; r < n_rounds(); r++) {
                 samples_add(&base, fio("randread", 256 << 10, DEPTH).bytes_sec);
-                samples_add(&ours, read_round(msec));
-                samples_add(&row_base, fio("randread", 4096, 1).p50_usec);
-                samples_add(&row, row_round(msec));
+                samples_add(&ours, read_round(quick() ? 400 : 1000));
         }
         ratio_row("nvme_read_256k_qd16", "GB/s", &ours, &base, 1e9, "fio, io_uring, randread of 256 KiB, 16 deep", '>', 0.9,
                   "blocks of 256 KiB with their headers, verified, into staging");
-        ratio_row("nvme_row_4k_latency", "us", &row, &row_base, 1, "fio, io_uring, randread of 4 KiB, 1 deep, median of clat", '<', 1.2,
-                  "one plane of 4 KiB with its header, verified, into staging; in the daemon's engine");
         samples_deinit(&ours);
         samples_deinit(&base);
-        samples_deinit(&row);
-        samples_deinit(&row_base);
 }
 
-static void inside_rows(void)
+static void latency_row(const char *name, char sense, const char *note)
 {
-        char config[512], path[128];
+        struct samples ours = {}, base = {};
 
-        snprintf(path, sizeof(path), "%s/inside", scratch());
-        noise_file(path, 1536ull * MIB, MIB);
+        for (unsigned r = 0; r < n_rounds(); r++) {
+                samples_add(&base, fio("randread", 4096, 1).p50_usec);
+                samples_add(&ours, row_round(quick() ? 300 : 1000));
+        }
+        ratio_row(name, "us", &ours, &base, 1, "fio, io_uring, randread of 4 KiB, 1 deep, median of clat", sense, 1.2, note);
+        samples_deinit(&ours);
+        samples_deinit(&base);
+}
+
+static void inside_start(const char *path, const char *more)
+{
+        char config[512];
+
         snprintf(config, sizeof(config),
-                 "nvme_devices = %s\nnvme_scrub_bytes_sec = 0\nhost_bytes = 768M\nprealloc_bytes = 640M\nnvme_admit_hits = 1000\n", path);
+                 "nvme_devices = %s\nnvme_scrub_bytes_sec = 0\nhost_bytes = 768M\nprealloc_bytes = 640M\nnvme_admit_hits = 1000\n%s", path,
+                 more);
         loop_start(&in.l, config);
         in.large = loop_space(&in.l, "large", 32, MODEL_PLANE_BYTES);
         in.small = loop_space(&in.l, "small", ROWS, 4096);
         must(staging_new(&in.staging, &in.l.e, in.l.tenant, (uint64_t)DEPTH * (256 << 10)), "staging_new");
         for (uint64_t i = 0; i < in.staging->bytes; i++)
                 in.staging->base[i] = (uint8_t)random();
-        write_row();
-        read_rows();
+}
+
+static void inside_stop(void)
+{
         in.staging = staging_unref(in.staging);
         loop_stop(&in.l);
+}
+
+static void inside_rows(void)
+{
+        char path[128];
+
+        snprintf(path, sizeof(path), "%s/inside", scratch());
+        noise_file(path, 1536ull * MIB, MIB);
+        inside_start(path, "");
+        write_row();
+        read_row();
+        latency_row("nvme_row_4k_sleeping", 0, "the same where loop and io thread sleep while they wait: each wakes the other");
+        inside_stop();
+        inside_start(path, "busy_poll_usec = 1ms\n"); /* what was written is there again */
+        latency_row("nvme_row_4k_latency", '<',
+                    "one plane of 4 KiB with its header, verified, into staging; in the daemon's engine, with busy_poll_usec");
+        inside_stop();
         unlink(path);
 }
 

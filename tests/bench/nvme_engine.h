@@ -20,14 +20,15 @@ struct loop {
         unsigned n_pending; /* puts, loads and fetches of the benchmark */
 };
 
-/* One pass, and what came back after it; sleeps for that, at most 10 ms, if there is nothing else to do. */
+/* One pass, and what came back after it; sleeps for that, at most 10 ms, if there is nothing else to do and the
+ * daemon would (busy_poll_usec). */
 static inline void loop_pass(struct loop *l)
 {
         struct pollfd p = {.fd = l->e.queue.event_fd, .events = POLLIN};
 
         engine_expire(&l->e);
         if (!engine_pass(&l->e))
-                poll(&p, 1, 10);
+                poll(&p, 1, l->conf.p.busy_poll_usec ? 0 : 10);
         engine_tick(&l->e);
         engine_collect(&l->e);
 }
