@@ -50,7 +50,7 @@ daemon_objs := $(call obj,$(src_daemon)) $(codec_objs)
 so := libkvtier.so.$(MAJOR).$(MINOR).$(PATCH)
 bins := $(B)/kvtierd $(B)/kvtierctl $(B)/libkvtier.a $(B)/$(so) $(B)/llm $(B)/embed
 tests_unit := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_*.c))
-tests_scen := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/scen/test_*.c tests/fault/test_*.c))
+tests_scen := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/scen/test_*.c tests/fault/test_*.c tests/crash/test_*.c))
 tests_lib := $(call obj,$(wildcard tests/lib/*.c))
 fuzzers := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 fuzz_objs := $(patsubst %.c,build/fuzzer-clang/%.o,$(src_daemon) $(src_lib) $(filter-out %/main.c,$(src_llm))) build/fuzzer-clang/gen/kvtier.pb-c.o
@@ -102,6 +102,7 @@ check-long: deps
 	$(Q)for v in address thread; do for t in test_storm test_async; do STORM_SEC=$${STORM_SEC:-300} build/$$v-gcc/tests/fault/$$t || exit 1; done; done
 	+$(Q)$(MAKE) tests
 	$(Q)KILLS=$${KILLS:-200} $(B)/tests/fault/test_nvme_kill
+	$(Q)CRASHES=$${CRASHES:-3000} $(B)/tests/crash/test_crash
 
 ## check-vm    the daemon in an emulated machine: raw NVMe namespaces, IOPOLL, media errors (VM=short: one boot)
 check-vm: deps

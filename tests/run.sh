@@ -61,7 +61,7 @@ for v in "$@"; do
 	variant=${v%%:*} build=${v#*:}
 	export STORM_SEC=3
 	[ "$variant" = gcc ] || STORM_SEC=10
-	for t in "$build"/tests/unit/test_* "$build"/tests/scen/test_* "$build"/tests/fault/test_*; do
+	for t in "$build"/tests/unit/test_* "$build"/tests/scen/test_* "$build"/tests/fault/test_* "$build"/tests/crash/test_*; do
 		case $t in *.o | *.d | *.so) continue ;; esac
 		[ -x "$t" ] && one "$variant" "$build" "$t"
 	done

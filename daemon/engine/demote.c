@@ -28,7 +28,6 @@ static void demote_done(struct engine *e, struct xfer *x, void *arg)
         struct block *k = block_at(&e->blocks, x->block);
         struct space *s = x->space;
         struct part *p = k->state == BLOCK_RESIDENT || k->state == BLOCK_FILLING ? block_part(k, s, x->shard) : NULL;
-        bool stale = k->voided || (p && p->at.slab && (p->at.slab != x->at.slab || p->at.slot != x->at.slot));
 
         k->n_demotes--;
         if (p)
@@ -41,18 +40,26 @@ static void demote_done(struct engine *e, struct xfer *x, void *arg)
                 metrics.c_demote_failed++;
                 e->demote_error = x->result;
         }
-        if (stale) {
-                nvme_drop(&e->nvme, s, x->key, true);
-        } else if (p && x->result == 0) {
+        if (p && x->result == 0 && !x->write.is_void) {
                 k->stored = true;
                 for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
                         k->stored &= engine_has_record(e, s, shard, k->key);
         }
-        if (x->result == KVT_E_CORRUPT && p && !stale)
+        if (x->result == KVT_E_CORRUPT && p && !x->write.is_void)
                 get_verify(e, s, k->key);
         engine_unpin(e, x->at, s->tenant);
         engine_settle_block(e, x->block);
         e->room = true;
+}
+
+bool demote_void(struct engine *e, struct space *s, struct block *k, uint32_t shard)
+{
+        struct part *p = block_part(k, s, shard);
+
+        if (p->demote == POOL_NONE)
+                return false;
+        ((struct xfer *)pool_at(&e->xfers, p->demote))->write.is_void = true;
+        return true;
 }
 
 static void record_written(struct nvme_write *w, int r)
@@ -117,6 +124,7 @@ int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, b
         x->shard = shard;
         x->done = demote_done;
         x->job.done = demote_coded;
+        x->result = KVT_E_CANCELLED; /* until a worker says otherwise: the engine may end before one takes it */
         x->job.background = !durable;
         k->n_demotes++;
         p->demote = x->id;

@@ -14,6 +14,10 @@ void demote_some(struct engine *e);
  * KVT_E_QUOTA; KVT_E_BUDGET; KVT_E_NO_DEVICE; KVT_E_NO_SPACE; KVT_E_TOO_LARGE. */
 int demote_part(struct engine *e, struct space *s, uint32_t block, uint32_t shard, bool durable);
 
+/* What is being written of the part was dropped or replaced: it does not become visible. Who asks writes a drop, which voids it on the device. False: nothing is being
+ * written. */
+bool demote_void(struct engine *e, struct space *s, struct block *k, uint32_t shard);
+
 /* Makes a chain durable: the last block of keys, with all before it. */
 struct durable {
         struct list link; /* in engine.durables */

@@ -97,12 +97,13 @@ struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard,
         /* what has a record that can be reached has ancestors that have one */
         uint32_t i = first;
         for (; i != POOL_NONE; i = block_at(&e->blocks, i)->parent) {
-                uint32_t entry = nvme_find(&e->nvme, s, shard, block_at(&e->blocks, i)->key);
-                if (entry != POOL_NONE && catalog_reachable(&e->nvme.catalog, entry))
+                uint32_t up = nvme_find(&e->nvme, s, shard, block_at(&e->blocks, i)->key);
+                if (up != POOL_NONE && catalog_reachable(&e->nvme.catalog, up))
                         break;
                 n++;
         }
-        if (first == POOL_NONE && !engine_has_record(e, s, shard, key)) {
+        uint32_t entry = nvme_find(&e->nvme, s, shard, key);
+        if (first == POOL_NONE && (entry == POOL_NONE || !catalog_reachable(&e->nvme.catalog, entry))) {
                 *ret_r = KVT_E_AGAIN;
                 return NULL;
         }

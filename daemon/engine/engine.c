@@ -350,8 +350,8 @@ static void kill_leaf(struct engine *e, uint32_t i, int why, bool last)
 
         assert_block_state(&e->blocks, i, s);
         if (!for_room && why != KVT_WHY_NEVER) {
-                k->voided = true;
-                nvme_drop(&e->nvme, s, k->key, k->n_demotes > 0);
+                for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
+                        nvme_drop_part(&e->nvme, s, shard, k->key, demote_void(e, s, k, shard));
         }
         if ((was_resident && !(for_room && is_stored(e, s, k->key))) || why == KVT_WHY_TIMEOUT) {
                 ghosts_add(&e->ghosts, s->id, k->key, (uint8_t)why, e->now_sec);
@@ -427,7 +427,11 @@ bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t 
             !purge_records(e, t, s, &cursors[1], n_steps - MIN(n, n_steps - 1)))
                 return false;
         list_for_each_safe (of, &e->tenants.spaces, struct space, link)
-                if (of->purging && of->tenant == t && (!s || of == s)) {
+                if (of->tenant != t || (s && of != s))
+                        continue;
+                else if (!of->purging && nvme_recovering(&e->nvme)) {
+                        nvme_drop_space(&e->nvme, of);
+                } else if (of->purging) {
                         nvme_drop_space(&e->nvme, of);
                         of->purging = false;
                         of->n_open--;

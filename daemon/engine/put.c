@@ -79,15 +79,8 @@ void put_refused(struct engine *e, struct space *s, const uint8_t key[16], int r
 /* Another copy took the place of the one that was written to NVMe. */
 static void forget_record(struct engine *e, struct space *s, struct block *k, uint32_t shard)
 {
-        uint32_t i = nvme_find(&e->nvme, s, shard, k->key);
-
         k->stored = false;
-        if (i == POOL_NONE)
-                return;
-        if (k->n_parts == s->geometry.n_shards)
-                nvme_drop(&e->nvme, s, k->key, k->n_demotes > 0);
-        else /* others' records are all there is of their parts; this one is superseded when it is written again */
-                nvme_forget(&e->nvme, i, KVT_WHY_DROPPED);
+        nvme_drop_part(&e->nvme, s, shard, k->key, demote_void(e, s, k, shard));
 }
 
 void put_restart(struct engine *e, struct list *waiters)
@@ -151,6 +144,8 @@ static int get_block(struct engine *e, struct put *p, uint32_t *ret)
 {
         uint32_t i = blocks_find(&e->blocks, p->space->id, p->key), parent = POOL_NONE;
 
+        if (i == POOL_NONE && p->replace && get_is_whole(e, p->space, p->key)) /* its other parts stay where they are */
+                i = load_stub(e, p->space, p->shard, p->key);
         if (i == POOL_NONE) {
                 if (p->has_parent) {
                         parent = blocks_find(&e->blocks, p->space->id, p->parent);

@@ -9,10 +9,12 @@ void request_list_devices(struct session *c, uint32_t id)
         struct nvme *n = &c->server->engine.nvme;
         Kvtier__ListReply reply = KVTIER__LIST_REPLY__INIT;
         Kvtier__DeviceEntry es[NVME_DEVICES_MAX], *ep[NVME_DEVICES_MAX];
+        static const struct superblock none;
 
         reply.devices = ep;
         for (uint32_t i = 0; c->privileged && i < n->n_devices; i++) { /* whose disks these are is not a tenant's business */
                 struct nvme_device *d = n->devices[i];
+                const struct superblock *sb = d->open_busy ? &none : &d->sb; /* a worker writes it while the device is being opened */
                 Kvtier__DeviceEntry *v = ep[reply.n_devices] = &es[reply.n_devices];
                 kvtier__device_entry__init(v);
                 reply.n_devices++;
@@ -20,10 +22,10 @@ void request_list_devices(struct session *c, uint32_t id)
                 v->state = (char *)device_state_name(d);
                 v->detail = d->detail;
                 v->ring = (char *)(d->ring ? d->ring->ops->name : "");
-                v->uuid = (ProtobufCBinaryData){16, d->sb.uuid};
-                v->capacity_bytes = d->sb.n_segments * d->sb.segment_bytes;
-                v->segment_bytes = d->sb.segment_bytes;
-                v->n_segments = d->sb.n_segments;
+                v->uuid = (ProtobufCBinaryData){16, (uint8_t *)sb->uuid};
+                v->capacity_bytes = sb->n_segments * sb->segment_bytes;
+                v->segment_bytes = sb->segment_bytes;
+                v->n_segments = sb->n_segments;
                 v->n_free_segments = d->n_free;
                 v->used_bytes = d->used_bytes;
                 v->n_records = d->n_records;

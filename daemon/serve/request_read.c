@@ -292,8 +292,10 @@ void request_drop(struct session *c, uint32_t id, const void *message, const uin
                 statuses[k] = i != POOL_NONE || on_nvme ? 0 : KVT_E_MISS;
                 if (i != POOL_NONE) {
                         engine_kill(e, i, KVT_WHY_DROPPED);
-                } else if (on_nvme) { /* what continues it cannot be reached any more */
-                        nvme_drop(&e->nvme, s, key, false);
+                        continue;
+                }
+                nvme_drop(&e->nvme, s, key); /* single parts of it, too, and what is still to be recovered */
+                if (on_nvme) { /* what continues it cannot be reached any more */
                         ghosts_add(&e->ghosts, s->id, key, KVT_WHY_DROPPED, e->now_sec);
                         metrics.c_dropped++;
                         event_removed(e, s, key);

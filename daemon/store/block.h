@@ -60,7 +60,6 @@ struct block {
         uint8_t stub : 1; /* RESIDENT: some part is not in memory */
         uint8_t queued : 1; /* to be written to NVMe */
         uint8_t stored : 1; /* all parts have records: what the catalog would say, at hand */
-        uint8_t voided : 1; /* DYING by a client's will: what is being written of it must not come back */
         uint8_t n_demotes; /* parts being written to NVMe */
         union {
                 struct part one; /* n_shards == 1 */

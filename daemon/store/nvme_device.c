@@ -202,18 +202,33 @@ static bool device_pass(struct nvme_device *d)
         return more;
 }
 
+/* What recovery had to remember; nothing is recycled before that is done, since it names places. */
+static bool forget_drops(struct nvme *n)
+{
+        if (n->forget_cursor == UINT32_MAX || nvme_recovering(n))
+                return false;
+        if (!catalog_forget_drops(&n->catalog, &n->forget_cursor, 8192))
+                return true;
+        n->forget_cursor = UINT32_MAX;
+        n->n_remembered = 0;
+        list_for_each (s, &n->tenants->spaces, struct space, link)
+                s->not_recovered = false;
+        return false;
+}
+
 bool nvme_pass(struct nvme *n, uint64_t now_usec)
 {
         bool more = false;
 
         n->now_usec = now_usec;
         nvme_write_drops(n);
+        more |= forget_drops(n);
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
                 if (d->state == DEVICE_SERVING)
                         scrub_some(d);
                 if (d->state == DEVICE_RECOVERING)
-                        recovery_kick(d);
+                        more |= recovery_kick(d);
                 more |= device_pass(d);
         }
         return more;
@@ -255,7 +270,7 @@ void nvme_expire(struct nvme *n, uint64_t now_usec)
 int nvme_init(struct nvme *n, const struct nvme_options *o, const struct conf *conf, struct tenants *t, struct queue *q,
               uint64_t max_records)
 {
-        *n = (struct nvme){.options = *o, .conf = conf, .tenants = t, .queue = q};
+        *n = (struct nvme){.options = *o, .conf = conf, .tenants = t, .queue = q, .forget_cursor = UINT32_MAX};
         n->now_usec = clock_usec();
         list_init(&n->drops);
         return catalog_init(&n->catalog, (uint32_t)MIN(max_records, 1ull << 30));
@@ -263,6 +278,7 @@ int nvme_init(struct nvme *n, const struct nvme_options *o, const struct conf *c
 
 void nvme_close_rings(struct nvme *n)
 {
+        n->closed = true;
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
                 d->state = DEVICE_FAILED; /* whoever is told now starts nothing new */

@@ -174,6 +174,8 @@ static void opened(struct job *j)
         int r = d->open_result;
 
         d->open_busy = false;
+        if (n->closed)
+                return; /* nvme_deinit() closes it */
         if (r == KVT_E_LOCKED && !d->detach && d->state == DEVICE_OPENING && d->n_retries++ < LOCK_RETRIES) {
                 d->retry_usec = n->now_usec + LOCK_RETRY_USEC;
                 return;

@@ -7,7 +7,7 @@
  * A footer's entries name their space by a digest; a digest that is new is looked up in the record that describes it, first.
  *
  * Of two records of one block the one written last counts, whichever is seen first (generation, page). Drops are remembered as DEAD entries with their
- * place until all is read; newest first means that a dropped record is hardly ever seen alive.
+ * place until all is read; newest first means that a dropped record is hardly ever seen alive. What is dropped or replaced meanwhile is remembered, too.
  *
  * Loop thread; the device's ring reads. What is read is foreign. */
 #include <string.h>
@@ -18,7 +18,7 @@
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
 
-enum { DAY_SEC = 86400, SPACE_PAGES_MAX = SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYTES + 2 };
+enum { DAY_SEC = 86400, SPACE_PAGES_MAX = SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYTES + 2, PURGE_STEPS = 8192 };
 
 static void recovery_step(struct recovery *r);
 
@@ -408,27 +408,36 @@ static bool segment_step(struct recovery *r, struct slot *s)
         return false;
 }
 
+/* Records that were seen before the purge that voids them. True: there are none left. */
+static bool purge_some(struct recovery *r)
+{
+        struct nvme *n = r->device->nvme;
+        bool any = false;
+
+        for (uint32_t i = 0; i < r->n_spaces; i++)
+                any |= r->spaces[i].space && r->spaces[i].purged_generation;
+        if (!any)
+                return true;
+        for (uint32_t steps = PURGE_STEPS; steps && r->purge_cursor < n->catalog.pool.n_touched; steps--) {
+                struct entry *e = catalog_at(&n->catalog, ++r->purge_cursor);
+                if (!entry_live(e) || entry_place(e).device != r->device->i)
+                        continue;
+                for (uint32_t i = 0; i < r->n_spaces; i++) {
+                        const struct known_space *k = &r->spaces[i];
+                        if (k->space && k->space->id == entry_space(e) && k->purged_generation &&
+                            !recovery_later(n, entry_place(e), k->purged_generation, k->purged_page)) {
+                                nvme_forget(n, r->purge_cursor, KVT_WHY_PURGED);
+                                break;
+                        }
+                }
+        }
+        return r->purge_cursor >= n->catalog.pool.n_touched;
+}
+
 static void recovery_finished(struct recovery *r)
 {
         struct nvme_device *d = r->device;
-        uint32_t cursor = 0;
-        bool last = true;
 
-        for (uint32_t i = 0; i < d->nvme->n_devices; i++)
-                last &= d->nvme->devices[i] == d || d->nvme->devices[i]->state != DEVICE_RECOVERING;
-        /* records that were seen before the purge that voids them */
-        for (uint32_t i = 0; i < r->n_spaces; i++) {
-                struct known_space *k = &r->spaces[i];
-                for (uint32_t e = 1; k->space && k->purged_generation && e <= d->nvme->catalog.pool.n_touched; e++) {
-                        struct entry *x = catalog_at(&d->nvme->catalog, e);
-                        if (entry_live(x) && entry_space(x) == k->space->id &&
-                            !recovery_later(d->nvme, entry_place(x), k->purged_generation, k->purged_page))
-                                nvme_forget(d->nvme, e, KVT_WHY_PURGED);
-                }
-        }
-        if (last) /* else another device may still hold what a drop here voids */
-                while (!catalog_forget_drops(&d->nvme->catalog, &cursor, UINT32_MAX))
-                        ;
         time_t now = time(NULL);
         for (uint32_t i = 0; i < r->n_order; i++) /* one that was opened in the future was so before the clock was set back */
                 if (d->segments[r->order[i]].opened_sec + DAY_SEC > (uint64_t)now)
@@ -455,7 +464,8 @@ static void recovery_step(struct recovery *r)
                         r->i_ahead++;
                 }
                 if (r->i_next == r->n_order) {
-                        recovery_finished(r);
+                        if (purge_some(r))
+                                recovery_finished(r);
                         return;
                 }
                 struct slot *s = &r->slots[r->i_next % WINDOW];
@@ -476,12 +486,14 @@ static int newest_first(const void *a, const void *b, void *arg)
         return x < y ? 1 : x > y ? -1 : 0;
 }
 
-void recovery_kick(struct nvme_device *d)
+bool recovery_kick(struct nvme_device *d)
 {
         struct recovery *r = d->recovery;
 
         if (r && r->i_header == d->sb.n_segments && !r->n_headers_pending)
                 recovery_step(r);
+        r = d->recovery;
+        return r && r->purge_cursor;
 }
 
 static void headers_step(struct recovery *r);

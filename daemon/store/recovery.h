@@ -34,6 +34,7 @@ struct recovery {
         struct slot slots[WINDOW];
         struct known_space *spaces; /* owned */
         uint32_t n_spaces, max_spaces;
+        uint32_t purge_cursor; /* all is read: entry of the catalog looked at last */
         /* the segment at hand */
         uint8_t *buf; /* a descriptor, or a window of a scan */
         uint32_t n_buf;

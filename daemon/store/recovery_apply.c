@@ -57,6 +57,8 @@ bool recovery_later(const struct nvme *v, struct record_at a, uint64_t generatio
         const struct nvme_device *d = v->devices[a.device];
         uint64_t g = d->segments ? d->segments[a.segment].generation : 0;
 
+        if (!a.n_pages) /* dropped since the daemon was started */
+                return true;
         return g != generation ? g > generation : a.page >= page;
 }
 
@@ -68,14 +70,14 @@ void recovery_block(struct recovery *r, struct known_space *k, const struct foot
         struct record_at at = {d->i, segment, e->page, e->n_pages};
 
         if (!s || e->n_shards != s->geometry.n_shards || e->shard >= e->n_shards || e->raw_bytes != s->geometry.part_bytes ||
-            k->purged_generation > generation || (k->purged_generation == generation && k->purged_page > e->page))
+            s->not_recovered || k->purged_generation > generation || (k->purged_generation == generation && k->purged_page > e->page))
                 return;
         uint32_t i = catalog_find(&n->catalog, s->id, e->shard, e->key);
         struct entry *old = i != POOL_NONE ? catalog_at(&n->catalog, i) : NULL;
         if (old && (old->flags & (ENTRY_LIVE | ENTRY_DROPPED))) {
                 struct record_at where = entry_place(old);
                 struct nvme_device *holder = n->devices[where.device];
-                bool lost = holder != d && (holder->state == DEVICE_FAILED || holder->state == DEVICE_DETACHED);
+                bool lost = where.n_pages && holder != d && (holder->state == DEVICE_FAILED || holder->state == DEVICE_DETACHED);
                 if (!lost && recovery_later(n, where, generation, e->page))
                         return;
                 if (old->flags & ENTRY_LIVE) {
@@ -107,7 +109,7 @@ void recovery_drops(struct recovery *r, struct known_space *k, const struct drop
 
         d->segments[segment].has_drops = true;
         for (size_t i = 0; s && i < n_drops; i++) {
-                if (drops[i].what == 1) { /* the whole space; what is older and was seen already goes at the end, see purge_step() */
+                if (drops[i].what == 1) { /* the whole space; what is older and was seen already goes at the end, see purge_some() */
                         if (k->purged_generation < generation || (k->purged_generation == generation && k->purged_page < page)) {
                                 k->purged_generation = generation;
                                 k->purged_page = page;
@@ -115,13 +117,15 @@ void recovery_drops(struct recovery *r, struct known_space *k, const struct drop
                         continue;
                 }
                 for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
+                        if (drops[i].what == 2 && drops[i].shard != shard)
+                                continue;
                         uint32_t e = catalog_find(&n->catalog, s->id, shard, drops[i].key);
                         if (e != POOL_NONE && (catalog_at(&n->catalog, e)->flags & (ENTRY_LIVE | ENTRY_DROPPED)) &&
                             recovery_later(n, entry_place(catalog_at(&n->catalog, e)), generation, page))
                                 continue;
                         if (e != POOL_NONE && entry_live(catalog_at(&n->catalog, e)))
                                 nvme_forget(n, e, KVT_WHY_DROPPED);
-                        catalog_add_drop(&n->catalog, s->id, shard, drops[i].key, (struct record_at){d->i, segment, page, 1});
+                        nvme_remember_drop(n, s, shard, drops[i].key, (struct record_at){d->i, segment, page, 1});
                 }
         }
 }

@@ -1,11 +1,13 @@
 /* Recycling: one segment of a device is emptied so that it can be written again.
  *
- *     picked --> footer read --> each record: moved to the log's end if it is worth it, else out of the catalog --> sync --> no reader left --> [discard] --> FREE
+ *     picked --> footer read --> each record: moved to the log's end if it is worth it, else out of the catalog --> sync --> no reader left --> [discard] --> wiped --> FREE
  *
  * Worth it: used since it was written, or continued by blocks that are in memory (is_needed), and reachable; at most seven eighths of a segment, so that
  * recycling always makes room. Parents lie before their children, and are moved in that order. A segment whose footer cannot be read is emptied by
- * looking through the catalog. Drops are only overwritten when nothing older is left that they void: see pick(). */
+ * looking through the catalog. Wiped: its header is that of a new life without records, or what was pushed out of it would be back after a crash, even
+ * if it was replaced or dropped since; syncs wait for that. Drops are only overwritten when nothing older is left that they void: see pick(). */
 #include <string.h>
+#include <time.h>
 
 #include "daemon/store/tier_nvme.h"
 #include "daemon/util/log.h"
@@ -14,7 +16,7 @@
 
 enum { MOVES_MAX = 4, SWEEP_STEPS = 16384, FREE_MIN = 2 /* one is for what is moved, see nvme_write_begin_on() */ };
 
-enum phase { PHASE_FOOTER, PHASE_MOVING, PHASE_SWEEP, PHASE_SYNC, PHASE_DRAIN, PHASE_DISCARD };
+enum phase { PHASE_FOOTER, PHASE_MOVING, PHASE_SWEEP, PHASE_SYNC, PHASE_DRAIN, PHASE_DISCARD, PHASE_WIPE };
 
 struct move {
         struct recycle *recycle;
@@ -41,6 +43,7 @@ struct recycle {
         uint32_t cursor;
         uint32_t moved_pages, n_moves;
         struct nvme_sync_all sync;
+        struct write_order order; /* of the wiping */
         struct move moves[MOVES_MAX];
 };
 
@@ -153,10 +156,19 @@ static void move_copied(struct job *j)
         nvme_write_submit(m->nvme, &m->write, m->ok);
 }
 
+/* Nothing newer was written, nor was it dropped: what is moved lies behind that, and would be back after a crash. */
+static bool still_there(const struct move *m)
+{
+        uint32_t i = catalog_find_live(&m->nvme->catalog, m->space->id, m->write.shard, m->write.key);
+        struct record_at now = i != POOL_NONE ? entry_place(catalog_at(&m->nvme->catalog, i)) : (struct record_at){};
+
+        return !memcmp(&now, &m->write.from, sizeof now);
+}
+
 static void move_try_write(struct move *m)
 {
         struct nvme_write *w = &m->write;
-        int r = m->recycle->dead ? KVT_E_IO : nvme_write_begin_on(m->recycle->device, w);
+        int r = m->recycle->dead || !still_there(m) ? KVT_E_IO : nvme_write_begin_on(m->recycle->device, w);
 
         m->state = MOVE_WAITING;
         if (r == KVT_E_AGAIN)
@@ -237,6 +249,12 @@ static void forget_evicted(struct nvme *n, uint32_t entry)
         nvme_forget(n, entry, KVT_WHY_EVICTED);
 }
 
+/* What was moved must be safe, and so must be the end of what the drops in it void. */
+static bool must_sync(const struct recycle *c)
+{
+        return c->moved_pages || c->device->segments[c->segment].has_drops;
+}
+
 /* True: all entries are looked at. */
 static bool move_some(struct recycle *c)
 {
@@ -310,6 +328,52 @@ static void freed(struct recycle *c)
                 d->nvme->on_room(d->nvme, d->nvme->arg);
 }
 
+static void wiped(struct nvme_io *io, int r, void *arg)
+{
+        struct recycle *c = arg;
+        struct nvme_device *d = c->device;
+
+        c->reading = false;
+        list_remove(&c->order.link);
+        give_buf(c, r);
+        if (!died(c)) {
+                if (r == 0) {
+                        freed(c);
+                } else {
+                        device_count_error(d, true);
+                        if (d->recycle == c) /* picked again */
+                                recycle_free(d);
+                }
+        }
+        log_settle(d);
+}
+
+/* Without memory it stays as it is, and is tried again in the next pass. */
+static void wipe(struct recycle *c)
+{
+        struct nvme_device *d = c->device;
+        struct segment *s = &d->segments[c->segment];
+        struct timespec now;
+
+        c->n_buf = FORMAT_PAGE_BYTES;
+        c->buf = buffers_take(&d->buffers, c->n_buf);
+        if (!c->buf)
+                return;
+        clock_gettime(CLOCK_REALTIME, &now);
+        struct place at = {d->sb.uuid, c->segment, nvme_next_generation(d->nvme), 0};
+        segment_header_encode(c->buf, &at, (uint64_t)now.tv_sec);
+        if (!device_io(d, RING_WRITE, c->buf, format_segment_offset(&d->sb, c->segment), c->n_buf, wiped, c)) {
+                give_buf(c, 0);
+                return;
+        }
+        s->generation = at.generation;
+        s->opened_sec = (uint64_t)now.tv_sec;
+        c->order.serial = ++d->serial;
+        list_init(&c->order.link);
+        list_append(&d->order, &c->order.link);
+        c->reading = true;
+}
+
 static void discarded(struct nvme_io *io, int r, void *arg)
 {
         struct recycle *c = arg;
@@ -318,7 +382,7 @@ static void discarded(struct nvme_io *io, int r, void *arg)
         if (r == -EOPNOTSUPP)
                 c->device->no_discard = true;
         if (!died(c))
-                freed(c);
+                c->phase = PHASE_WIPE;
 }
 
 static void read_footer(struct recycle *c, uint32_t bytes);
@@ -378,7 +442,7 @@ static void read_footer(struct recycle *c, uint32_t bytes)
 static uint32_t pick(struct nvme_device *d)
 {
         struct victim_view *v = new0(struct victim_view, d->sb.n_segments);
-        uint64_t oldest = UINT64_MAX;
+        uint64_t oldest = UINT64_MAX, newest = 0;
         int i;
 
         if (!v)
@@ -386,13 +450,17 @@ static uint32_t pick(struct nvme_device *d)
         for (uint32_t k = 0; k < d->sb.n_segments; k++)
                 if (d->segments[k].state != SEGMENT_FREE && d->segments[k].generation < oldest)
                         oldest = d->segments[k].generation;
+        /* the newest says which generation is the next: without it one could be given twice */
+        for (uint32_t k = 0; k < d->sb.n_segments; k++)
+                if (d->segments[k].state != SEGMENT_FREE)
+                        newest = MAX(newest, d->segments[k].generation);
         for (uint32_t k = 0; k < d->sb.n_segments; k++) {
                 const struct segment *s = &d->segments[k];
                 v[k] = (struct victim_view){.generation = s->generation,
                                             .used_pages = s->live_pages,
                                             .capacity_pages = device_segment_pages(d)};
                 /* a drop must outlive what it voids, which is older */
-                v[k].busy = s->state != SEGMENT_SEALED || (s->has_drops && s->generation != oldest);
+                v[k].busy = s->state != SEGMENT_SEALED || (s->has_drops && s->generation != oldest) || s->generation == newest;
         }
         i = d->nvme->pick(v, (uint32_t)d->sb.n_segments);
         free(v);
@@ -407,6 +475,8 @@ void recycle_some(struct nvme_device *d)
                 return;
         if (!c) {
                 /* not before something is written: whatever is there may be wanted */
+                if (d->nvme->forget_cursor != UINT32_MAX)
+                        return;
                 bool wanted = d->wants_room || (d->log && d->log->end_page > device_segment_pages(d) / 2);
                 uint32_t i = wanted && device_usable(d) < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
                 if (i == SEGMENT_NONE || !(c = new0(struct recycle, 1)))
@@ -415,7 +485,7 @@ void recycle_some(struct nvme_device *d)
                 c->sync.done = synced;
                 c->segment = i;
                 c->generation = d->segments[i].generation;
-                c->phase = d->segments[i].live_pages ? PHASE_FOOTER : PHASE_DRAIN;
+                c->phase = d->segments[i].live_pages ? PHASE_FOOTER : must_sync(c) ? PHASE_SYNC : PHASE_DRAIN;
                 d->segments[i].state = SEGMENT_RECYCLING;
                 d->recycle = c;
         }
@@ -429,11 +499,11 @@ void recycle_some(struct nvme_device *d)
                         return;
                 if (move_some(c) && !c->n_moves) {
                         give_buf(c, 0);
-                        c->phase = d->segments[c->segment].live_pages ? PHASE_SWEEP : c->moved_pages ? PHASE_SYNC : PHASE_DRAIN;
+                        c->phase = d->segments[c->segment].live_pages ? PHASE_SWEEP : must_sync(c) ? PHASE_SYNC : PHASE_DRAIN;
                 }
         }
         if (c->phase == PHASE_SWEEP && sweep_some(c))
-                c->phase = c->moved_pages ? PHASE_SYNC : PHASE_DRAIN;
+                c->phase = must_sync(c) ? PHASE_SYNC : PHASE_DRAIN;
         if (c->phase == PHASE_SYNC && !c->syncing) {
                 c->syncing = true;
                 nvme_sync_start(d->nvme, &c->sync);
@@ -446,6 +516,8 @@ void recycle_some(struct nvme_device *d)
                         c->phase = PHASE_DISCARD;
                         return;
                 }
-                freed(c);
+                c->phase = PHASE_WIPE;
         }
+        if (c->phase == PHASE_WIPE && !c->reading)
+                wipe(c);
 }

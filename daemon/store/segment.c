@@ -112,6 +112,15 @@ static struct log *log_new(struct nvme_device *d, uint32_t segment)
         return l;
 }
 
+uint64_t nvme_next_generation(struct nvme *n)
+{
+        struct timespec now;
+
+        clock_gettime(CLOCK_REALTIME, &now);
+        n->generation = MAX(n->generation + 1, (uint64_t)now.tv_sec * USEC_PER_SEC + (uint64_t)now.tv_nsec / 1000);
+        return n->generation;
+}
+
 static struct log *log_open(struct nvme_device *d)
 {
         uint32_t i = device_usable(d) ? find_free(d) : SEGMENT_NONE;
@@ -128,7 +137,7 @@ static struct log *log_open(struct nvme_device *d)
         clock_gettime(CLOCK_REALTIME, &now);
         l->page = page;
         l->n_page_bytes = FORMAT_PAGE_BYTES;
-        s->generation = ++d->nvme->generation;
+        s->generation = nvme_next_generation(d->nvme);
         s->opened_sec = (uint64_t)now.tv_sec;
         s->state = SEGMENT_OPEN;
         d->n_free--;
@@ -326,6 +335,7 @@ void log_settle(struct nvme_device *d)
 
 void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s)
 {
+        nvme_write_drops(n); /* as far as there is room: what was dropped is to stay so, too */
         s->n_pending = 1;
         s->result = 0;
         for (uint32_t i = 0; i < n->n_devices; i++) {

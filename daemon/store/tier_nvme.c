@@ -6,7 +6,7 @@
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
 
-enum { DROPS_A_RECORD = FORMAT_PAGE_BYTES / sizeof(struct drop_entry), DROPS_MAX = 1 << 16 };
+enum { DROPS_A_RECORD = FORMAT_PAGE_BYTES / sizeof(struct drop_entry), DROPS_MAX = 4096, REMEMBERED_MAX = 1 << 18 };
 
 static bool readable(const struct nvme_device *d)
 {
@@ -188,7 +188,7 @@ void nvme_quarantine(struct nvme *n, struct nvme_read *r, const struct space *s,
         metrics.c_nvme_quarantined++;
         log_limited(LOG_WARNING, "%s: the record at byte %llu is damaged and taken out of service", r->device->path,
                     (unsigned long long)device_page_offset(r->device, now));
-        nvme_drop_later(n, space_at(n->tenants, s->id), key, now.device);
+        nvme_drop_later(n, space_at(n->tenants, s->id), shard, key, now.device);
         nvme_forget(n, i, KVT_WHY_CORRUPT);
 }
 
@@ -209,6 +209,7 @@ static void drops_free(struct drops *p)
         struct nvme *n = p->nvme;
 
         list_remove(&p->link);
+        n->n_drops--;
         p->space->n_open--;
         if (n->on_settle)
                 n->on_settle(n, p->space, n->arg);
@@ -219,6 +220,10 @@ static void drops_written(struct nvme_write *w, int r)
 {
         struct drops *p = container_of(w, struct drops, write);
 
+        if (r != 0 && p->nvme->devices[p->device]->state == DEVICE_SERVING) { /* again, elsewhere: errors in a row fail the device */
+                list_append(&p->nvme->drops, &p->link);
+                return;
+        }
         if (r != 0)
                 log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: it could not be written down");
         drops_free(p);
@@ -236,11 +241,15 @@ bool nvme_write_drops(struct nvme *n)
                 int r = d->state == DEVICE_SERVING ? nvme_write_begin_on(d, w) : KVT_E_IO;
                 if (r == KVT_E_AGAIN)
                         return false;
+                list_remove(&p->link); /* drops_free() unlinks it once more, from itself */
+                if (r == KVT_E_NO_SPACE) { /* nothing is on the device that could come back */
+                        drops_free(p);
+                        continue;
+                }
                 if (r != 0) {
                         drops_written(w, r);
                         continue;
                 }
-                list_remove(&p->link); /* drops_free() unlinks it once more, from itself */
                 memset(record_payload(w->header), 0, (size_t)(w->n_pages - w->header->header_pages) * FORMAT_PAGE_BYTES);
                 memcpy(record_payload(w->header), p->entries, w->stored_bytes);
                 d->segments[w->at.segment].has_drops = true;
@@ -257,7 +266,7 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                 if (i->space == s && i->device == device && i->n < DROPS_A_RECORD)
                         p = i;
         if (!p) {
-                if (n->n_drops > DROPS_MAX || !(p = new0(struct drops, 1))) {
+                if (n->n_drops >= DROPS_MAX || !(p = new0(struct drops, 1))) {
                         log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: too many drops wait");
                         return;
                 }
@@ -265,33 +274,60 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                 p->space = s;
                 p->device = device;
                 s->n_open++;
+                n->n_drops++;
                 list_append(&n->drops, &p->link);
         }
         p->entries[p->n++] = *e;
 }
 
-void nvme_drop_later(struct nvme *n, struct space *s, const uint8_t key[16], uint32_t device)
+void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t device)
 {
-        struct drop_entry e = {};
+        struct drop_entry e = {.what = 2, .shard = shard};
 
         memcpy(e.key, key, 16);
         add_drop(n, s, device, &e);
 }
 
-void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16], bool in_flight)
+void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at)
 {
-        uint32_t devices = 0;
+        n->forget_cursor = 0;
+        n->n_remembered++;
+        if (catalog_add_drop(&n->catalog, s->id, shard, key, at) == POOL_NONE)
+                log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back: too much was dropped while it was recovered");
+}
 
-        for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {
-                uint32_t i = s->n_records ? catalog_find_live(&n->catalog, s->id, shard, key) : POOL_NONE;
-                if (i == POOL_NONE)
-                        continue;
-                devices |= 1u << entry_place(catalog_at(&n->catalog, i)).device;
+static bool may_bring_more(const struct nvme_device *d)
+{
+        return d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING;
+}
+
+bool nvme_recovering(const struct nvme *n)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                if (may_bring_more(n->devices[i]))
+                        return true;
+        return false;
+}
+
+void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], bool in_flight)
+{
+        uint32_t i = s->n_records ? catalog_find_live(&n->catalog, s->id, shard, key) : POOL_NONE, device = NVME_DEVICES_MAX;
+
+        if (i != POOL_NONE) {
+                device = entry_place(catalog_at(&n->catalog, i)).device;
                 take_out(n, i);
         }
-        for (uint32_t i = 0; i < n->n_devices; i++)
-                if ((devices >> i & 1) || (in_flight && n->devices[i]->state == DEVICE_SERVING))
-                        nvme_drop_later(n, s, key, i);
+        for (uint32_t k = 0; k < n->n_devices; k++)
+                if (k == device || may_bring_more(n->devices[k]) || (in_flight && n->devices[k]->state == DEVICE_SERVING))
+                        nvme_drop_later(n, s, shard, key, k);
+        if (nvme_recovering(n) && s->id < 1u << 24 && n->n_remembered < REMEMBERED_MAX) /* clients must not fill the catalog with it */
+                nvme_remember_drop(n, s, shard, key, (struct record_at){});
+}
+
+void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16])
+{
+        for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++)
+                nvme_drop_part(n, s, shard, key, false);
 }
 
 void nvme_drop_space(struct nvme *n, struct space *s)
@@ -299,8 +335,12 @@ void nvme_drop_space(struct nvme *n, struct space *s)
         struct drop_entry e = {.what = 1};
 
         for (uint32_t i = 0; i < n->n_devices; i++)
-                if (n->devices[i]->state == DEVICE_SERVING || n->devices[i]->state == DEVICE_RECOVERING)
+                if (n->devices[i]->state == DEVICE_SERVING || may_bring_more(n->devices[i]))
                         add_drop(n, s, i, &e);
+        if (nvme_recovering(n)) {
+                s->not_recovered = true;
+                n->forget_cursor = 0;
+        }
 }
 
 void nvme_drops_free(struct nvme *n)

@@ -211,12 +211,15 @@ struct nvme {
         struct queue *queue; /* borrowed */
         struct nvme_device *devices[NVME_DEVICES_MAX]; /* owned; NULL: none */
         uint32_t n_devices;
-        uint64_t generation; /* last given to a segment */
+        uint64_t generation; /* highest that was seen or given to a segment */
+        uint32_t
+                forget_cursor; /* drops remembered for recovery are forgotten bit by bit when none is under way; UINT32_MAX: there are none */
         uint64_t now_usec;
         bool stopping; /* no new writes */
+        bool closed; /* rings are gone: a device that was just being opened is not begun with */
         uint64_t recent_bytes; /* about what was written to the devices in the day before they were attached: whole segments */
         struct list drops; /* of struct drops: not yet written down */
-        uint32_t n_drops;
+        uint32_t n_drops, n_remembered;
         /* called on the loop */
         void (*on_room)(struct nvme *n, void *arg); /* a write or read that was told AGAIN may go now */
         void (*on_gone)(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], int why,
@@ -270,18 +273,27 @@ void nvme_read_end(struct nvme *n, struct nvme_read *r);
 /* The record that r read does not verify (or could not be read): if it is still where it was, it is taken out of service. */
 void nvme_quarantine(struct nvme *n, struct nvme_read *r, const struct space *s, uint32_t shard, const uint8_t key[16]);
 
-/* Takes all parts of a block out, on the devices too: they do not come back at the next start. in_flight: one may be being written just now. on_gone() is not
- * called. */
-void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16], bool in_flight);
+/* Takes a part out, on the devices too: it does not come back at the next start, nor from a device that is still being recovered. in_flight: it may be being
+ * written just now. on_gone() is not called. */
+void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], bool in_flight);
+/* All parts of a block, none of which is being written. */
+void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16]);
 /* A whole space, likewise: what was written up to now. The caller takes its entries out first. */
 void nvme_drop_space(struct nvme *n, struct space *s);
-void nvme_drop_later(struct nvme *n, struct space *s, const uint8_t key[16], uint32_t device);
+void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t device);
 /* One entry out of the catalog, nothing on the device. why: enum kvt_why */
 void nvme_forget(struct nvme *n, uint32_t entry, int why);
 
 void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s);
 
 /* shared by the files of this tier */
+
+/* For a segment that is begun anew: later than all that are known, and in all likelihood than those of devices that are not known yet. */
+uint64_t nvme_next_generation(struct nvme *n);
+/* Some device may still bring records that nobody knows of yet. */
+bool nvme_recovering(const struct nvme *n);
+/* Older records of the part are void when they are recovered. at: n_pages 0: all are older. There is no LIVE entry. */
+void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at);
 
 /* Writes down what was dropped; false: not all could be, and nothing else may be written before. */
 bool nvme_write_drops(struct nvme *n);
@@ -338,7 +350,7 @@ void recycle_free(struct nvme_device *d);
 /* recovery, scrub */
 void recovery_start(struct nvme_device *d);
 void recovery_free(struct nvme_device *d);
-void recovery_kick(struct nvme_device *d);
+bool recovery_kick(struct nvme_device *d); /* true: there is more to do now */
 void scrub_some(struct nvme_device *d);
 uint64_t scrub_deadline(const struct nvme_device *d);
 void scrub_now(struct nvme_device *d);

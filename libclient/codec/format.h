@@ -108,8 +108,8 @@ static_assert(sizeof(struct record_header) == 152, "layout");
 
 struct drop_entry { /* payload of RECORD_DROP; space digests are the record's */
         uint8_t key[16]; /* what 1: zero */
-        uint32_t what; /* 0: the block under key, all parts; 1: the whole space */
-        uint32_t zero;
+        uint32_t what; /* 0: the block under key, all parts; 1: the whole space, key 0; 2: one part of the block under key */
+        uint32_t shard; /* which, if what is 2, else 0 */
 };
 static_assert(sizeof(struct drop_entry) == 24, "layout");
 

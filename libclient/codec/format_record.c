@@ -131,7 +131,8 @@ uint32_t record_page_hash(const void *page, uint32_t i_page)
 static bool drops_ok(const struct drop_entry *drops, uint64_t n)
 {
         for (uint64_t i = 0; i < n; i++)
-                if (drops[i].what > 1 || drops[i].zero || (drops[i].what == 1 && !format_all_zero(drops[i].key, sizeof(drops[i].key))))
+                if (drops[i].what > 2 || drops[i].shard >= (drops[i].what == 2 ? FORMAT_SHARDS_MAX : 1) ||
+                    (drops[i].what == 1 && !format_all_zero(drops[i].key, sizeof(drops[i].key))))
                         return false;
         return true;
 }

@@ -52,19 +52,19 @@ static void work(void *arg)
                                 CHECK_OK(statuses[i]);
                         continue;
                 }
-                r = pattern_put(&sp, have ? &keys[have - 1] : NULL, keys + have, STEP, 0, KVT_PUT_DURABLE, statuses);
+                size_t n_step = CHAIN - have < STEP ? CHAIN - have : STEP, n = 0;
+                r = pattern_put(&sp, have ? &keys[have - 1] : NULL, keys + have, n_step, 0, KVT_PUT_DURABLE, statuses);
                 if (r == KVT_E_AGAIN) /* no staging for the moment */
                         continue;
                 if (r) {
                         CHECK_IS(r, KVT_E_DISCONNECTED);
                         break;
                 }
-                uint32_t n = 0;
-                while (n < STEP && statuses[n] == 0)
+                while (n < n_step && (statuses[n] == 0 || statuses[n] == KVT_E_EXISTS)) /* it was stored before a kill: durable by now */
                         n++;
                 __atomic_fetch_add(&w->shared->n_puts, n, __ATOMIC_RELAXED);
-                __atomic_store_n(&w->shared->n_durable[chain], have + n, __ATOMIC_RELEASE);
-                for (; n < STEP; n++) { /* there is room for all, but the device may still be opening */
+                __atomic_store_n(&w->shared->n_durable[chain], have + (uint32_t)n, __ATOMIC_RELEASE);
+                for (; n < n_step; n++) {
                         if (statuses[n] == KVT_E_DISCONNECTED || statuses[n] == KVT_E_RESTARTED)
                                 break;
                         CHECK(statuses[n] == KVT_E_AGAIN || statuses[n] == KVT_E_AGAIN_LEASED || statuses[n] == KVT_E_EXISTS ||
@@ -134,7 +134,7 @@ static void test_durable_blocks_outlive_kills(void **state)
                 WAIT_FOR(device_is(&d, 0, "serving"), 10000);
                 n_checked = 0;
                 check_durable(&d, w, &n_checked);
-                if (n_checked == CLIENTS * CHAINS * CHAIN) { /* all is written: other blocks, another life */
+                if (n_checked > CLIENTS * CHAINS * CHAIN / 2) { /* so that most kills find puts under way */
                         daemon_end(&d);
                         for (unsigned i = 0; i < CLIENTS; i++)
                                 memset(w[i].shared->n_durable, 0, sizeof(w[i].shared->n_durable));
@@ -144,7 +144,7 @@ static void test_durable_blocks_outlive_kills(void **state)
         }
         for (unsigned i = 0; i < CLIENTS; i++)
                 n_puts += w[i].shared->n_puts;
-        CHECK(n_puts > (uint64_t)n_kills);
+        CHECK(n_puts > 20 * (uint64_t)n_kills);
         print_message("%d kills, %llu blocks made durable, all of them there after each\n", n_kills, (unsigned long long)n_puts);
         daemon_end(&d);
         for (unsigned i = 0; i < CLIENTS; i++)

@@ -328,7 +328,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         kvt_plane planes[2] = {{.role = KVT_ROLE_K, .dtype = KVT_DTYPE_BF16, .heads = 2, .dim = 64},
                                {.role = KVT_ROLE_STATE, .dtype = KVT_DTYPE_OPAQUE, .heads = 1, .opaque_bytes = 99}};
         struct record_header *h = aligned_alloc(PAGE, PAGES_MAX * PAGE);
-        struct drop_entry drops[3] = {{.key = {1}}, {.key = {2}}, {.what = 1}};
+        struct drop_entry drops[4] = {{.key = {1}}, {.key = {2}}, {.what = 1}, {.key = {1}, .what = 2, .shard = 1}};
         uint8_t descriptor[256], bytes[3 * PAGE];
         struct geometry g;
 

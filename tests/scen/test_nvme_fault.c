@@ -259,6 +259,30 @@ static void test_two_daemons_on_one_file(void **state)
         daemon_end(&a);
 }
 
+/* Sanitizers look at what is left over. */
+static void test_an_end_while_a_device_is_opened(void **state)
+{
+        struct daemon d;
+
+        DAEMON_START(&d, FILE_OF_1M);
+        enter(&d, PART);
+        put_durable(N, 0);
+        leave();
+        CHECK_EQ(daemon_stop(&d), 0);
+        for (int i = 0; i < 20; i++) {
+                daemon_restart(&d);
+                usleep((useconds_t)(i % 5) * 500);
+                CHECK_EQ(daemon_stop(&d), 0);
+        }
+        CHECK(!daemon_log_has(&d, "taken out of service"));
+        daemon_restart(&d);
+        enter(&d, PART);
+        WAIT_FOR(device_is(&d, 0, "serving"), 5000);
+        CHECK_EQ(pattern_match(&sp, keys, N), N);
+        leave();
+        daemon_end(&d);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -271,6 +295,7 @@ int main(void)
                 TEST(test_recycling),
                 TEST(test_a_file_of_something_else),
                 TEST(test_two_daemons_on_one_file),
+                TEST(test_an_end_while_a_device_is_opened),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -283,15 +283,25 @@ static void test_record_others(void **state)
         h->n_pages = 1 + (SPACE_DESCRIPTOR_MAX + PAGE) / PAGE;
         rehash_record(h, &at);
         CHECK_EQ(record_header_check(h, PAGE, &at, 200), -EPROTO);
-        for (int i = 0; i < 3; i++) {
+        struct drop_entry parts[2] = {{.key = {1}, .what = 2}, {.key = {1}, .what = 2, .shard = FORMAT_SHARDS_MAX - 1}};
+        h = other_make(&at, RECORD_DROP, parts, sizeof(parts));
+        CHECK_EQ(record_header_check(h, PAGE, &at, 200), 0);
+        CHECK_EQ(record_payload_check(h, record_payload(h)), 0);
+        for (int i = 0; i < 5; i++) {
                 struct drop_entry bad[3] = {{.key = {1}}, {.key = {2}}, {.key = {3}}};
 
-                if (i == 0)
-                        bad[2].what = 2;
-                else if (i == 1)
-                        bad[2].zero = 1;
-                else
+                if (i == 0) {
+                        bad[2].what = 3;
+                } else if (i == 1) {
+                        bad[2].shard = 1; /* all parts are meant */
+                } else if (i == 2) {
                         bad[2].what = 1; /* a whole space has no key */
+                } else if (i == 3) {
+                        bad[2] = (struct drop_entry){.what = 1, .shard = 1};
+                } else {
+                        bad[2].what = 2;
+                        bad[2].shard = FORMAT_SHARDS_MAX;
+                }
                 h = other_make(&at, RECORD_DROP, bad, sizeof(bad));
                 CHECK_EQ(record_header_check(h, PAGE, &at, 200), 0);
                 CHECK_EQ(record_payload_check(h, record_payload(h)), -EPROTO);

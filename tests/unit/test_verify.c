@@ -140,7 +140,7 @@ static void make_image(void)
 {
         static const kvt_plane planes[] = {{.dtype = KVT_DTYPE_OPAQUE, .heads = 1, .opaque_bytes = 312},
                                            {.role = KVT_ROLE_V, .dtype = KVT_DTYPE_OPAQUE, .heads = 1, .opaque_bytes = 312}};
-        static const struct drop_entry drops[] = {{.key = {1}}, {.what = 1}};
+        static const struct drop_entry drops[] = {{.key = {1}}, {.what = 1}, {.key = {2}, .what = 2, .shard = 1}};
         struct record_header h = {.type = RECORD_DROP};
         struct geometry g;
         const char *why;

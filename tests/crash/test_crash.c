@@ -1,0 +1,609 @@
+/* Crashes at random moments, thousands of them, against an oracle that keeps plain arrays of what it put and shares nothing with the store.
+ *
+ * What it holds the tier to:
+ *  - a block whose durable put was answered is back, with all before it, byte for byte, unless it was taken out or pushed out since;
+ *  - a replaced version is not back after the new one was durable; a dropped block is not back after an answered flush;
+ *  - nothing is ever served under a key that was not put there;
+ *  - of what was flushed without having been promised, nearly all is back.
+ *
+ * CRASH_SEED=n runs one seed, CRASHES=n so many crashes (default: as many as fit a few seconds). */
+#include "tests/crash/store.h"
+
+enum { BLOCKS = 150, SHARDS = 2, VERSIONS = 60, NO_BLOCK = BLOCKS, OPS = N_SLOTS };
+
+struct part_model {
+        uint8_t last; /* version offered last; 0: none */
+        uint8_t min; /* what lies before it must not be served any more */
+        uint8_t min_asked; /* the same, once what was asked for is on stable storage */
+        bool min_by_drop;
+        bool must; /* durable, and that was answered */
+        bool flushed; /* written, and that flushed */
+        uint64_t failed; /* versions that were not taken */
+};
+struct block_model {
+        uint32_t space, parent, epoch; /* epoch: of what was promised; counts up when that is void */
+        struct part_model part[SHARDS];
+};
+
+enum op_kind { OP_IDLE, OP_PUT, OP_LOAD, OP_GET, OP_DURABLE };
+struct op {
+        uint8_t kind;
+        uint32_t block, shard, version, min;
+        struct put put;
+        struct load load;
+        struct get get;
+        uint32_t epochs[BLOCKS];
+        uint8_t mins[BLOCKS];
+};
+
+static struct world {
+        struct store st;
+        unsigned seed;
+        struct block_model blocks[BLOCKS];
+        struct op ops[OPS];
+        struct nvme_sync_all sync;
+        bool syncing, drops_written;
+        uint32_t sync_epochs[BLOCKS];
+        uint8_t sync_mins[BLOCKS][SHARDS];
+        bool sync_records[BLOCKS][SHARDS];
+        int verified; /* result of the read under way when looking at what is back; 1: not there yet */
+} w;
+
+static uint64_t n_crashes, n_must, n_flushed, n_flushed_back, n_loads, n_durables, n_gone;
+
+static bool looking; /* at what is back after a crash */
+static uint32_t served; /* version */
+
+static uint32_t shards_of(uint32_t b)
+{
+        return shapes[w.blocks[b].space].n_shards;
+}
+static uint64_t bytes_of(uint32_t b)
+{
+        return (uint64_t)shapes[w.blocks[b].space].n_planes * shapes[w.blocks[b].space].plane_bytes;
+}
+static struct space *space_of(uint32_t b)
+{
+        return w.st.s[w.blocks[b].space];
+}
+static uint8_t *slot_of(const struct op *o)
+{
+        return w.st.staging->base + (size_t)(o - w.ops) * SLOT_BYTES;
+}
+
+static void wrong(const char *what, uint32_t block, uint32_t shard)
+{
+        const struct part_model *p = &w.blocks[block].part[shard];
+
+        check_failed(__FILE__, __LINE__,
+                     "CRASH_SEED=%u, crash %llu, %s: %s: version %u of block %u, space %u, parent %u, part %u; last %u min %u asked %u "
+                     "must %d flushed %d",
+                     w.seed, (unsigned long long)n_crashes, looking ? "after it" : "working", what, served, block, w.blocks[block].space,
+                     w.blocks[block].parent, shard, p->last, p->min, p->min_asked, p->must, p->flushed);
+}
+
+/* What is promised of the block is void. */
+static void forget_promises(uint32_t b)
+{
+        w.blocks[b].epoch++;
+        for (uint32_t s = 0; s < SHARDS; s++)
+                w.blocks[b].part[s].must = w.blocks[b].part[s].flushed = false;
+}
+
+static void told_gone(struct store *st, struct space *s, uint32_t shard, const uint8_t key[16], int why)
+{
+        uint8_t k[16];
+
+        for (uint32_t b = 0; b < BLOCKS; b++) {
+                key_make(b, k);
+                if (memcmp(k, key, 16) || space_of(b) != s)
+                        continue;
+                if (why == KVT_WHY_CORRUPT)
+                        wrong("a record is damaged on a disk that damages nothing", b, shard);
+                n_gone++;
+                forget_promises(b);
+        }
+}
+
+/* What was read is what was put, and not what had to go before the read began. */
+static void check_content(const void *p, uint32_t b, uint32_t shard, uint32_t min)
+{
+        const struct part_model *m = &w.blocks[b].part[shard];
+
+        for (uint32_t v = 1; v <= m->last; v++)
+                if (!memcmp(p, &(uint64_t){part_word(b, shard, v)}, 8)) {
+                        served = v;
+                        if (!part_is(p, bytes_of(b), part_word(b, shard, v)))
+                                wrong("what is served was never put so", b, shard);
+                        if (v < min)
+                                wrong("what is served was replaced or dropped for good", b, shard);
+                        if (m->failed >> v & 1)
+                                wrong("what is served was refused", b, shard);
+                        return;
+                }
+        wrong("what is served was never put", b, shard);
+}
+
+/* operations */
+
+static struct op *idle_op(void)
+{
+        for (uint32_t i = 0; i < OPS; i++)
+                if (w.ops[i].kind == OP_IDLE) {
+                        w.ops[i] = (struct op){};
+                        return &w.ops[i];
+                }
+        return NULL;
+}
+
+static void put_over(struct op *o, int r)
+{
+        struct part_model *p = &w.blocks[o->block].part[o->shard];
+
+        if (r == 0) {
+                if (o->put.replace) {
+                        forget_promises(o->block);
+                        p->min_asked = (uint8_t)o->version;
+                        p->min_by_drop = false;
+                }
+                if (p->min_asked > o->version) /* dropped meanwhile, and taken all the same: it came later */
+                        p->min_asked = (uint8_t)o->version;
+                if (p->min > o->version)
+                        p->min = (uint8_t)o->version;
+        } else {
+                p->failed |= 1ull << o->version;
+        }
+        o->kind = OP_IDLE;
+}
+
+static void on_put(struct engine *e, struct put *p, int r)
+{
+        if (!w.st.crashed)
+                put_over(container_of(p, struct op, put), r);
+}
+
+static void put_one(uint32_t b, uint32_t shard, bool replace)
+{
+        struct part_model *p = &w.blocks[b].part[shard];
+        struct op *o = idle_op();
+
+        if (!o || p->last == VERSIONS)
+                return;
+        o->kind = OP_PUT;
+        o->block = b;
+        o->shard = shard;
+        o->version = ++p->last;
+        part_fill(slot_of(o), bytes_of(b), part_word(b, shard, o->version));
+        o->put = (struct put){.space = space_of(b),
+                              .shard = shard,
+                              .has_parent = w.blocks[b].parent != NO_BLOCK,
+                              .replace = replace,
+                              .staging = w.st.staging,
+                              .offset = (uint64_t)(slot_of(o) - w.st.staging->base),
+                              .done = on_put};
+        list_init(&o->put.link);
+        key_make(b, o->put.key);
+        if (o->put.has_parent)
+                key_make(w.blocks[b].parent, o->put.parent);
+        int r = put_start(&w.st.e, &o->put);
+        if (r != PUT_PENDING)
+                put_over(o, r);
+}
+
+static void on_got(struct engine *e, struct get *g, int r)
+{
+        struct op *o = container_of(g, struct op, get);
+
+        if (w.st.crashed)
+                return;
+        if (r == 0) {
+                check_content(slot_of(o), o->block, o->shard, o->min);
+                n_loads++;
+        } else if (r == KVT_E_CORRUPT || r == KVT_E_IO) {
+                wrong("a read failed on a disk without faults", o->block, o->shard);
+        }
+        w.verified = r;
+        o->kind = OP_IDLE;
+}
+
+static void start_get(struct op *o)
+{
+        uint8_t key[16];
+
+        key_make(o->block, key);
+        memset(slot_of(o), 0, 8);
+        o->kind = OP_GET;
+        o->get.done = on_got;
+        int r = get_start(&w.st.e, &o->get, space_of(o->block), o->shard, key, w.st.staging, (uint64_t)(slot_of(o) - w.st.staging->base), 0,
+                          shapes[w.blocks[o->block].space].n_planes);
+        if (r != PUT_PENDING) {
+                w.verified = r;
+                o->kind = OP_IDLE;
+        }
+}
+
+static void on_loaded(struct engine *e, struct load *l, int r)
+{
+        struct op *o = container_of(l, struct op, load);
+
+        if (w.st.crashed)
+                return;
+        if (r == KVT_E_CORRUPT || r == KVT_E_IO)
+                wrong("a load failed on a disk without faults", o->block, o->shard);
+        w.verified = r;
+        o->kind = OP_IDLE;
+        if (r == 0)
+                start_get(o);
+}
+
+static bool load_one(uint32_t b, uint32_t shard)
+{
+        struct op *o = idle_op();
+
+        if (!o)
+                return false;
+        o->kind = OP_LOAD;
+        o->block = b;
+        o->shard = shard;
+        o->min = w.blocks[b].part[shard].min;
+        o->load = (struct load){.space = space_of(b), .shard = shard, .done = on_loaded};
+        key_make(b, o->load.key);
+        w.verified = 1;
+        int r = load_start(&w.st.e, &o->load);
+        if (r != PUT_PENDING)
+                on_loaded(&w.st.e, &o->load, r);
+        return true;
+}
+
+static void fetch_one(uint32_t b, uint32_t shard)
+{
+        struct op *o = idle_op();
+        uint8_t key[16];
+
+        if (!o)
+                return;
+        key_make(b, key);
+        o->kind = OP_GET;
+        o->block = b;
+        o->shard = shard;
+        o->min = w.blocks[b].part[shard].min;
+        o->get.done = on_got;
+        if (fetch_start(&w.st.e, &o->get, space_of(b), shard, key, w.st.staging, (uint64_t)(slot_of(o) - w.st.staging->base), 0,
+                        shapes[w.blocks[b].space].n_planes) != PUT_PENDING)
+                o->kind = OP_IDLE;
+}
+
+static void on_durable(struct durable *d, int r, void *arg)
+{
+        struct op *o = arg;
+
+        if (w.st.crashed)
+                return;
+        n_durables += r == 0;
+        for (uint32_t b = o->block; r == 0 && b != NO_BLOCK; b = w.blocks[b].parent) {
+                struct part_model *p = &w.blocks[b].part[o->shard];
+                if (o->epochs[b] != w.blocks[b].epoch)
+                        break; /* what was below it at the start may not hang on it any more */
+                p->must = true;
+                if (o->mins[b] > p->min)
+                        p->min = o->mins[b];
+        }
+        /* a break of the chain leaves what is below it without what it hangs on: chain_must() sees to that */
+        o->kind = OP_IDLE;
+}
+
+static void durable_one(uint32_t b, uint32_t shard)
+{
+        struct op *o = idle_op();
+        uint8_t key[16];
+        int r;
+
+        if (!o)
+                return;
+        o->kind = OP_DURABLE;
+        o->block = b;
+        o->shard = shard;
+        for (uint32_t i = 0; i < BLOCKS; i++) {
+                o->epochs[i] = w.blocks[i].epoch;
+                o->mins[i] = w.blocks[i].part[shard].min_asked;
+        }
+        key_make(b, key);
+        if (!durable_start(&w.st.e, space_of(b), shard, key, on_durable, o, &r))
+                o->kind = OP_IDLE;
+}
+
+static void on_synced(struct nvme_sync_all *all, int r)
+{
+        w.syncing = false;
+        if (w.st.crashed || r != 0)
+                return;
+        for (uint32_t b = 0; b < BLOCKS; b++)
+                for (uint32_t s = 0; s < shards_of(b); s++) {
+                        struct part_model *p = &w.blocks[b].part[s];
+                        if (w.drops_written && w.sync_mins[b][s] > p->min && p->min_asked >= w.sync_mins[b][s])
+                                p->min = w.sync_mins[b][s];
+                        if (w.sync_records[b][s] && w.sync_epochs[b] == w.blocks[b].epoch)
+                                p->flushed = true;
+                }
+}
+
+static void sync_one(void)
+{
+        if (w.syncing)
+                return;
+        w.syncing = true;
+        w.drops_written = list_empty(&w.st.e.nvme.drops);
+        for (uint32_t b = 0; b < BLOCKS; b++) {
+                uint8_t key[16];
+                key_make(b, key);
+                w.sync_epochs[b] = w.blocks[b].epoch;
+                for (uint32_t s = 0; s < shards_of(b); s++) {
+                        const struct part_model *p = &w.blocks[b].part[s];
+                        /* of several parts each is superseded when it is written again, not before */
+                        w.sync_mins[b][s] = shards_of(b) == 1 || p->min_by_drop ? p->min_asked : 0;
+                        w.sync_records[b][s] = nvme_find(&w.st.e.nvme, space_of(b), s, key) != POOL_NONE;
+                }
+        }
+        w.sync.done = on_synced;
+        nvme_sync_start(&w.st.e.nvme, &w.sync);
+}
+
+static void gone_for_good(uint32_t b)
+{
+        forget_promises(b);
+        for (uint32_t s = 0; s < SHARDS; s++) {
+                w.blocks[b].part[s].min_asked = (uint8_t)(w.blocks[b].part[s].last + 1);
+                w.blocks[b].part[s].min_by_drop = true;
+        }
+}
+
+static void drop_one(uint32_t b)
+{
+        struct engine *e = &w.st.e;
+        uint8_t key[16];
+
+        key_make(b, key);
+        uint32_t i = blocks_find(&e->blocks, space_of(b)->id, key);
+        if (i == POOL_NONE && !get_is_whole(e, space_of(b), key) && !nvme_recovering(&e->nvme))
+                return;
+        gone_for_good(b);
+        if (i != POOL_NONE)
+                engine_kill(e, i, KVT_WHY_DROPPED);
+        else
+                nvme_drop(&e->nvme, space_of(b), key);
+        for (uint32_t k = b + 1; k < BLOCKS; k++) /* parents come before their children */
+                for (uint32_t up = w.blocks[k].parent; up != NO_BLOCK; up = w.blocks[up].parent)
+                        if (up == b)
+                                forget_promises(k);
+}
+
+static void purge_one(uint32_t space)
+{
+        uint32_t cursors[2] = {};
+
+        for (uint32_t b = 0; b < BLOCKS; b++)
+                if (w.blocks[b].space == space)
+                        gone_for_good(b);
+        while (!engine_purge(&w.st.e, w.st.t, w.st.s[space], cursors, 1000))
+                ;
+}
+
+static void match_one(uint32_t b, bool probe)
+{
+        uint8_t keys[16 * BLOCKS];
+        uint32_t n = 0, chain[BLOCKS];
+        int stop;
+
+        for (; b != NO_BLOCK; b = w.blocks[b].parent)
+                chain[n++] = b;
+        for (uint32_t i = 0; i < n; i++)
+                key_make(chain[n - 1 - i], keys + 16 * i);
+        get_match(&w.st.e, space_of(chain[0]), keys, n, probe, &stop);
+}
+
+/* a round: work, crash, look */
+
+static void act(void)
+{
+        uint32_t b = any(&w.st, BLOCKS), shard = any(&w.st, shards_of(b)), what = any(&w.st, 1000);
+
+        if (what < 400)
+                for (uint32_t s = 0; s < shards_of(b); s++)
+                        put_one(b, s, false);
+        else if (what < 500)
+                durable_one(b, shard);
+        else if (what < 540)
+                put_one(b, shard, true);
+        else if (what < 700)
+                load_one(b, shard);
+        else if (what < 780)
+                fetch_one(b, shard);
+        else if (what < 930)
+                match_one(b, any(&w.st, 4) == 0);
+        else if (what < 950)
+                drop_one(b);
+        else if (what < 990)
+                sync_one();
+        else if (what < 992)
+                purge_one(any(&w.st, N_SPACES));
+}
+
+static bool chain_is(uint32_t b, bool must)
+{
+        for (; b != NO_BLOCK; b = w.blocks[b].parent)
+                for (uint32_t s = 0; s < shards_of(b); s++) {
+                        const struct part_model *p = &w.blocks[b].part[s];
+                        if (!p->must && (must || !p->flushed))
+                                return false;
+                }
+        return true;
+}
+
+static bool is_matched(uint32_t b)
+{
+        uint8_t keys[16 * BLOCKS];
+        uint32_t n = 0, chain[BLOCKS];
+        int stop;
+
+        for (; b != NO_BLOCK; b = w.blocks[b].parent)
+                chain[n++] = b;
+        for (uint32_t i = 0; i < n; i++)
+                key_make(chain[n - 1 - i], keys + 16 * i);
+        return get_match(&w.st.e, space_of(chain[0]), keys, n, true, &stop) == n;
+}
+
+static bool is_back(uint32_t b)
+{
+        if (!is_matched(b))
+                return false;
+        for (uint32_t s = 0; s < shards_of(b); s++) {
+                CHECK(load_one(b, s));
+                TURN_UNTIL(&w.st, w.verified != 1);
+                if (w.verified != 0)
+                        return false;
+        }
+        return true;
+}
+
+/* acted: clients did something since the start */
+static void look(bool acted)
+{
+        bool must[BLOCKS], flushed[BLOCKS], back[BLOCKS];
+
+        looking = true;
+        for (uint32_t b = 0; b < BLOCKS; b++) {
+                must[b] = chain_is(b, true);
+                flushed[b] = chain_is(b, false);
+        }
+        for (uint32_t b = 0; b < BLOCKS; b++) {
+                n_must += must[b];
+                if (must[b] && !is_matched(b)) {
+                        uint8_t key[16];
+                        key_make(b, key);
+                        for (uint32_t s = 0; s < shards_of(b); s++)
+                                if (nvme_find(&w.st.e.nvme, space_of(b), s, key) == POOL_NONE)
+                                        wrong("what was durable is not back", b, s);
+                        wrong("what was durable cannot be matched", b, 0);
+                }
+        }
+        for (uint32_t b = 0; b < BLOCKS; b++) {
+                back[b] = is_back(b);
+                if (must[b] && !back[b] && chain_is(b, true)) /* nor was it pushed out just now */
+                        wrong("what was durable cannot be read", b, 0);
+                flushed[b] &= chain_is(b, false);
+                n_flushed += flushed[b] && !must[b];
+                n_flushed_back += flushed[b] && !must[b] && back[b];
+        }
+        for (uint32_t b = 0; b < BLOCKS; b++) { /* what is there now is on stable storage */
+                if (!must[b] && back[b])
+                        w.blocks[b].epoch++;
+                for (uint32_t s = 0; s < SHARDS; s++) {
+                        struct part_model *p = &w.blocks[b].part[s];
+                        p->must &= back[b];
+                        p->flushed = back[b] && (p->flushed || !acted);
+                }
+        }
+        store_audit(&w.st);
+        looking = false;
+}
+
+static void new_world(unsigned seed)
+{
+        static const uint32_t sizes[] = {6, 10, 24, 48};
+        char more[200];
+        unsigned r = seed * 2654435761u;
+
+        memset(&w, 0, sizeof w);
+        w.seed = seed;
+        snprintf(more, sizeof more, "nvme_admit_hits=%d\n", rand_r(&r) & 1);
+        store_init(&w.st, seed, sizes[(unsigned)rand_r(&r) % 4], more);
+        w.st.told_gone = told_gone;
+        for (uint32_t b = 0; b < BLOCKS; b++) {
+                w.blocks[b].space = any(&w.st, 8) ? any(&w.st, 3) : 3;
+                w.blocks[b].parent = NO_BLOCK;
+                for (int tries = 0; b && tries < 6 && any(&w.st, 8); tries++) {
+                        uint32_t up = b - 1 - any(&w.st, b < 12 ? b : 12);
+                        if (w.blocks[up].space == w.blocks[b].space) {
+                                w.blocks[b].parent = up;
+                                break;
+                        }
+                }
+        }
+}
+
+static void run_seed(unsigned seed)
+{
+        uint32_t rounds;
+
+        new_world(seed);
+        rounds = 2 + any(&w.st, 5);
+        for (uint32_t round = 0; round < rounds; round++) {
+                store_open(&w.st);
+                if (round && !any(&w.st, 6)) { /* while it recovers */
+                        for (uint32_t turns = any(&w.st, 30); turns; turns--)
+                                store_turn(&w.st, any(&w.st, 6));
+                        store_crash(&w.st);
+                        n_crashes++;
+                        store_open(&w.st);
+                }
+                bool acted = !any(&w.st, 3); /* while it recovers */
+                for (uint32_t turns = acted ? any(&w.st, 40) : 0; turns; turns--) {
+                        act();
+                        store_turn(&w.st, any(&w.st, 4));
+                }
+                store_serve(&w.st);
+                if (round)
+                        look(acted);
+                uint32_t turns = 20 + any(&w.st, 400), speed = 1 + any(&w.st, 10);
+                for (uint32_t t = 0; t < turns; t++) {
+                        for (uint32_t n = any(&w.st, 4); n; n--)
+                                act();
+                        store_turn(&w.st, any(&w.st, speed));
+                }
+                store_audit(&w.st);
+                w.st.crashed = true;
+                store_crash(&w.st);
+                n_crashes++;
+                for (uint32_t i = 0; i < OPS; i++) {
+                        if (w.ops[i].kind == OP_PUT) /* it was never answered, and is in no memory now */
+                                w.blocks[w.ops[i].block].part[w.ops[i].shard].failed |= 1ull << w.ops[i].version;
+                        w.ops[i].kind = OP_IDLE;
+                }
+                for (uint32_t b = 0; b < BLOCKS; b++) /* what was asked for, and not flushed, is forgotten */
+                        for (uint32_t s = 0; s < SHARDS; s++)
+                                w.blocks[b].part[s].min_asked = w.blocks[b].part[s].min;
+                w.syncing = false;
+        }
+        store_open(&w.st);
+        store_serve(&w.st);
+        look(false);
+        store_deinit(&w.st);
+}
+
+static void test_crashes(void **state)
+{
+        const char *one = getenv("CRASH_SEED"), *many = getenv("CRASHES");
+        unsigned seed = one ? (unsigned)atoi(one) : many ? 1 : (unsigned)(check_now_usec() % 1000000);
+        uint64_t until = check_now_usec() + 12000000, least = many ? (uint64_t)atoll(many) : 0;
+
+        log_set_level("error");
+        do {
+                run_seed(seed++);
+        } while (!one && (many ? n_crashes < least : check_now_usec() < until));
+        printf("%llu crashes, seeds up to %u: %llu durable blocks back, %llu of %llu flushed ones; %llu durable puts, %llu reads, %llu "
+               "pushed out\n",
+               (unsigned long long)n_crashes, seed - 1, (unsigned long long)n_must, (unsigned long long)n_flushed_back,
+               (unsigned long long)n_flushed, (unsigned long long)n_durables, (unsigned long long)n_loads, (unsigned long long)n_gone);
+        if (!one) {
+                CHECK(n_must > 0 && n_flushed > 0);
+                CHECK(n_flushed_back * 100 >= n_flushed * 95);
+        }
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {cmocka_unit_test(test_crashes)};
+
+        assert_bind_loop();
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
