@@ -68,7 +68,9 @@ static void io_finished(struct job *j)
 struct nvme_io *device_io(struct nvme_device *d, enum ring_opcode opcode, void *buf, uint64_t offset, uint64_t bytes,
                           void (*done)(struct nvme_io *io, int r, void *arg), void *arg)
 {
-        struct nvme_io *io = d->ring ? new0(struct nvme_io, 1) : NULL;
+        /* what is handed to a device that failed would come back to nobody, and never be timed out */
+        bool over = d->state == DEVICE_FAILED || d->state == DEVICE_DETACHED;
+        struct nvme_io *io = d->ring && !over ? new0(struct nvme_io, 1) : NULL;
 
         if (!io)
                 return NULL;
@@ -121,10 +123,11 @@ void device_fail(struct nvme_device *d, bool readable, const char *format, ...)
         }
         d->state = DEVICE_FAILED;
         d->sweep_cursor = 0;
-        give_up_ios(d, -ETIMEDOUT);
+        /* first, or they take what is given up for an answer: recovery would find all segments empty, and serve */
         recovery_free(d);
         recycle_free(d);
         scrub_free(d);
+        give_up_ios(d, -ETIMEDOUT);
         log_settle(d);
         if (d->nvme->on_room)
                 d->nvme->on_room(d->nvme, d->nvme->arg);

@@ -551,7 +551,8 @@ static void run_seed(unsigned seed)
                 store_audit(&w.st);
                 w.st.crashed = true;
                 for (uint32_t i = 0; i < OPS; i++)
-                        if (w.ops[i].kind == OP_PUT) { /* never answered, and in no memory then; staging goes first, as when a session ends */
+                        if (w.ops[i].kind ==
+                            OP_PUT) { /* never answered, and in no memory then; staging goes first, as when a session ends */
                                 w.blocks[w.ops[i].block].part[w.ops[i].shard].failed |= 1ull << w.ops[i].version;
                                 put_cancel(&w.ops[i].put);
                         }
