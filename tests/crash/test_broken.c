@@ -65,6 +65,159 @@ static void test_hang_while_recovering(void **state)
         }
 }
 
+/* All that is under way on the write side comes to an end, footers too; then the daemon ends in good order. */
+static void end_well(void)
+{
+        nvme_stop(&st.e.nvme);
+        TURN_UNTIL(&st, nvme_idle(&st.e.nvme));
+        store_close(&st);
+}
+
+static void start(void)
+{
+        store_open(&st);
+        store_serve(&st);
+}
+
+static uint64_t segment_offset(uint32_t block, uint32_t page)
+{
+        return format_segment_offset(&store_device(&st)->sb, place_of(block).segment) + page * 4096;
+}
+
+/* Each segment describes the spaces of its records: a description that is damaged costs nothing while there is another. */
+static void test_damaged_descriptor(void **state)
+{
+        uint8_t byte;
+
+        begin_crashed();
+        start();
+        CHECK_OK(put_block(N));
+        CHECK_OK(make_durable(N));
+        uint64_t offset = segment_offset(N, 2);
+        CHECK(place_of(N).segment != place_of(0).segment);
+        end_well();
+        sim_peek(st.disk, offset, &byte, 1);
+        byte ^= 1;
+        sim_poke(st.disk, offset, &byte, 1);
+        start();
+        all_is_back();
+        CHECK_OK(read_block(N));
+}
+
+/* Other blocks, durable one by one. */
+static void fill(uint32_t n)
+{
+        for (uint32_t b = 1000; b < 1000 + n; b++) {
+                status = 1;
+                part_fill(st.staging->base, BYTES, part_word(b, 0, 1));
+                put = (struct put){.space = st.s[SPACE], .staging = st.staging, .done = on_put};
+                list_init(&put.link);
+                key_make(b, put.key);
+                CHECK_EQ(put_start(&st.e, &put), PUT_PENDING);
+                TURN_UNTIL(&st, status != 1);
+                CHECK_OK(make_durable(b));
+        }
+}
+
+/* A segment whose header cannot be read is neither free nor forgotten. */
+static void test_unreadable_header(void **state)
+{
+        begin(1, 6);
+        for (uint32_t b = 0; b < N; b++)
+                CHECK_OK(put_block(b));
+        CHECK_OK(make_durable(N - 1));
+        st.disk->bad_offset = segment_offset(0, 0);
+        st.disk->bad_bytes = 4096;
+        end_well();
+        start();
+        CHECK_EQ(matched(), 0);
+        fill(100);
+        store_crash(&st);
+        st.disk->bad_bytes = 0;
+        start();
+        all_is_back();
+}
+
+/* Nor is what lies behind a record that cannot be read just now. */
+static void test_read_error_in_a_scan(void **state)
+{
+        begin(1, 6);
+        for (uint32_t b = 0; b < N; b++)
+                CHECK_OK(put_block(b));
+        CHECK_OK(make_durable(N - 1));
+        st.disk->bad_offset = segment_offset(0, 1);
+        st.disk->bad_bytes = 4096;
+        store_crash(&st);
+        start();
+        fill(100);
+        end_well();
+        st.disk->bad_bytes = 0;
+        start();
+        all_is_back();
+}
+
+/* What was written by a daemon that was killed is in the device's cache. Who is told that it is durable must find it after the power went. */
+static void test_durable_after_a_kill(void **state)
+{
+        uint8_t key[16];
+        int r;
+
+        for (unsigned seed = 1; seed < 6; seed++) {
+                begin(seed, 24);
+                for (uint32_t b = 0; b < N; b++)
+                        CHECK_OK(put_block(b));
+                for (uint32_t b = 0; b < N; b++) {
+                        key_make(b, key);
+                        TURN_UNTIL(&st, demote_part(&st.e, st.s[SPACE], blocks_find(&st.e.blocks, st.s[SPACE]->id, key), 0, false) == 0);
+                }
+                TURN_UNTIL(&st, !st.e.n_demoting);
+                store_close(&st);
+                store_open(&st);
+                while (matched() < N)
+                        store_turn(&st, 1);
+                key_make(N - 1, key);
+                status = 1;
+                CHECK(durable_start(&st.e, st.s[SPACE], 0, key, on_durable, NULL, &r) != NULL);
+                for (int i = 0; i < 100 && status == 1; i++)
+                        store_turn(&st, 0);
+                TURN_UNTIL(&st, status != 1);
+                CHECK_OK(status);
+                store_crash(&st);
+                start();
+                all_is_back();
+                store_deinit(&st);
+        }
+        begin(1, 24);
+}
+
+/* From some moment on nothing can be read any more. */
+static void test_reads_fail_while_recovering(void **state)
+{
+        begin(1, 50);
+        for (uint32_t b = 0; b < 40; b++) { /* a segment each, without a footer */
+                CHECK_OK(put_block(b));
+                CHECK_OK(make_durable(b));
+                store_crash(&st);
+                start();
+        }
+        for (uint32_t steps = 0; steps < 200; steps += 7) {
+                store_crash(&st);
+                store_open(&st);
+                struct nvme_device *d = store_device(&st);
+                TURN_UNTIL(&st, d->state == DEVICE_RECOVERING);
+                for (uint32_t i = 0; i < steps && d->state == DEVICE_RECOVERING; i++)
+                        store_turn(&st, 1);
+                st.disk->bad_offset = 0;
+                st.disk->bad_bytes = UINT64_MAX;
+                TURN_UNTIL(&st, d->state != DEVICE_RECOVERING);
+                store_audit(&st);
+                st.disk->bad_bytes = 0;
+        }
+        store_crash(&st);
+        start();
+        all_is_back();
+}
+
 /* A record whose copying ends after its device was given up is over, too, and holds nothing. */
 static void test_write_to_a_device_that_failed(void **state)
 {
@@ -105,6 +258,11 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_teardown(test_hang_while_recovering, teardown),
                 cmocka_unit_test_teardown(test_write_to_a_device_that_failed, teardown),
+                cmocka_unit_test_teardown(test_damaged_descriptor, teardown),
+                cmocka_unit_test_teardown(test_unreadable_header, teardown),
+                cmocka_unit_test_teardown(test_read_error_in_a_scan, teardown),
+                cmocka_unit_test_teardown(test_durable_after_a_kill, teardown),
+                cmocka_unit_test_teardown(test_reads_fail_while_recovering, teardown),
         };
 
         assert_bind_loop();
