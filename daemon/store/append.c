@@ -239,6 +239,33 @@ static void publish(struct nvme *n, struct nvme_write *w)
         nvme_account(n, s, w->at, 1);
 }
 
+static struct footer_entry pad(const struct footer_entry *e)
+{
+        return (struct footer_entry){.page = e->page, .n_pages = e->n_pages, .space = 0xffff, .type = RECORD_PAD};
+}
+
+/* A space's descriptor was not written: what leans on it is void. What counts as written already is taken out again; what is under way finds its
+ * entry gone. */
+static void void_described(struct nvme_write *descriptor)
+{
+        struct log *l = descriptor->log;
+        struct nvme_device *d = l->device;
+        struct nvme *n = d->nvme;
+
+        for (uint32_t k = 0; k < l->n_entries; k++) {
+                struct footer_entry e = l->entries[k];
+                if (e.space != descriptor->i_entry)
+                        continue;
+                l->entries[k] = pad(&e);
+                uint32_t i = e.type == RECORD_BLOCK ? catalog_find_live(&n->catalog, descriptor->space->id, e.shard, e.key) : POOL_NONE;
+                if (i == POOL_NONE)
+                        continue;
+                struct record_at at = entry_place(catalog_at(&n->catalog, i));
+                if (at.device == d->i && at.segment == l->segment && at.page == e.page)
+                        nvme_forget(n, i, KVT_WHY_EVICTED);
+        }
+}
+
 static void record_written(struct nvme_io *io, int r, void *arg)
 {
         struct nvme_write *w = arg;
@@ -251,15 +278,9 @@ static void record_written(struct nvme_io *io, int r, void *arg)
         w->header = NULL;
         l->n_writes--;
         if (r < 0) {
-                struct footer_entry *e = &l->entries[w->i_entry];
-                *e = (struct footer_entry){.page = e->page, .n_pages = e->n_pages, .space = 0xffff, .type = RECORD_PAD};
-                if (w->type == RECORD_SPACE) /* those that lean on it are void, too */
-                        for (uint32_t k = 0; k < l->n_entries; k++)
-                                if (l->entries[k].space == w->i_entry)
-                                        l->entries[k] = (struct footer_entry){.page = l->entries[k].page,
-                                                                              .n_pages = l->entries[k].n_pages,
-                                                                              .space = 0xffff,
-                                                                              .type = RECORD_PAD};
+                l->entries[w->i_entry] = pad(&l->entries[w->i_entry]);
+                if (w->type == RECORD_SPACE)
+                        void_described(w);
                 if (!l->broken ||
                     w->order.serial < l->order.serial) { /* what comes behind the oldest hole is durable only with the footer */
                         list_remove(&l->order.link);
@@ -273,6 +294,8 @@ static void record_written(struct nvme_io *io, int r, void *arg)
                         d->full_until_usec = n->now_usec + 60 * USEC_PER_SEC;
                 else
                         device_count_error(d, true);
+        } else if (w->type != RECORD_PAD && l->entries[w->i_entry].type == RECORD_PAD) {
+                r = -EIO; /* its space's descriptor was not written */
         } else {
                 d->n_write_errors = 0;
                 if (w->type == RECORD_BLOCK && !w->is_void)
@@ -304,8 +327,7 @@ void nvme_write_submit(struct nvme *n, struct nvme_write *w, bool ok)
                 h->header_pages = 1;
                 h->n_pages = n_pages;
                 w->type = RECORD_PAD;
-                struct footer_entry *e = &l->entries[w->i_entry];
-                *e = (struct footer_entry){.page = e->page, .n_pages = e->n_pages, .space = 0xffff, .type = RECORD_PAD};
+                l->entries[w->i_entry] = pad(&l->entries[w->i_entry]);
         } else if (w->type != RECORD_BLOCK) {
                 h->payload_hash = hash_bytes(record_payload(h), h->stored_bytes, 0);
         }

@@ -190,6 +190,7 @@ static bool device_pass(struct nvme_device *d)
                         *d->detail = 0;
                 }
         }
+        log_retry(d);
         if (d->sweep_cursor != UINT32_MAX)
                 more = sweep(d);
         if (d->state == DEVICE_DETACHED && d->sweep_cursor == UINT32_MAX && d->segments) {

@@ -206,6 +206,8 @@ static void footer_written(struct nvme_io *io, int r, void *arg)
                 d->n_write_errors = 0;
         if (r == 0 && l->broken && device_io(d, RING_FLUSH, NULL, 0, 0, footer_flushed, l))
                 return;
+        if (r < 0 && l->broken) /* what lies behind the hole is not found by a scan, and counts as written */
+                device_unflushable(d);
         log_closed(l);
 }
 
@@ -232,8 +234,17 @@ static void records_flushed(struct nvme_io *io, int r, void *arg)
         if (!device_io(d, RING_WRITE, l->page, format_segment_offset(&d->sb, l->segment) + d->sb.segment_bytes - n, n, footer_written, l)) {
                 buffers_give(&d->buffers, l->page, n);
                 l->page = NULL;
-                log_closed(l);
+                l->closing = false; /* likewise; when the device is gone log_settle() ends it */
         }
+}
+
+void log_retry(struct nvme_device *d)
+{
+        list_for_each (l, &d->logs, struct log, link)
+                if (l->full && !l->closing && !l->n_writes && !l->page) {
+                        log_settle(d);
+                        return;
+                }
 }
 
 static void close_log(struct log *l)

@@ -210,6 +210,8 @@ struct drops {
         struct space *space; /* kept open */
         uint32_t device;
         uint32_t n;
+        bool late; /* the device was not there yet, or a write failed: newer records of what they name may be there by now */
+        bool failed;
         struct nvme_write write;
         struct nvme *nvme;
         struct drop_entry entries[DROPS_A_RECORD];
@@ -232,12 +234,47 @@ static void drops_written(struct nvme_write *w, int r)
         struct drops *p = container_of(w, struct drops, write);
 
         if (r != 0 && p->nvme->devices[p->device]->state == DEVICE_SERVING) { /* again, elsewhere: errors in a row fail the device */
+                p->late = p->failed = true;
                 list_append(&p->nvme->drops, &p->link);
                 return;
         }
         if (r != 0)
                 log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: it could not be written down");
         drops_free(p);
+}
+
+/* A record of it is being written, or was written a moment ago. */
+static bool is_in_logs(const struct nvme *n, const struct space *s, const struct drop_entry *drop)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                list_for_each (l, &n->devices[i]->logs, struct log, link)
+                        for (uint32_t k = 0; k < l->n_entries; k++) {
+                                const struct footer_entry *e = &l->entries[k];
+                                if (e->type == RECORD_BLOCK &&
+                                    (drop->what == 1 || (e->shard == drop->shard && !memcmp(e->key, drop->key, 16))) &&
+                                    !memcmp(l->entries[e->space].key, s->digest, 16))
+                                        return true;
+                        }
+        return false;
+}
+
+/* A drop voids what lies before it. One that comes late must not void what was put since; and the newest record of a part counts anyway. */
+static void take_late_out(struct nvme *n, struct drops *p)
+{
+        uint32_t left = 0;
+
+        for (uint32_t i = 0; i < p->n; i++) {
+                const struct drop_entry *e = &p->entries[i];
+                bool newer = e->what == 1 ? p->failed && (p->space->n_records || is_in_logs(n, p->space, e))
+                                          : catalog_find_live(&n->catalog, p->space->id, e->shard, e->key) != POOL_NONE ||
+                                                    is_in_logs(n, p->space, e);
+                if (!newer)
+                        p->entries[left++] = *e;
+                else if (e->what == 1)
+                        log_limited(LOG_WARNING,
+                                    "What was purged from an NVMe device may be back after a restart: it could not be written down");
+        }
+        p->n = left;
 }
 
 bool nvme_write_drops(struct nvme *n)
@@ -247,6 +284,12 @@ bool nvme_write_drops(struct nvme *n)
                 struct nvme_device *d = n->devices[p->device];
                 if (d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING)
                         continue;
+                if (p->late)
+                        take_late_out(n, p);
+                if (!p->n) {
+                        drops_free(p);
+                        continue;
+                }
                 *w = (struct nvme_write){.space = p->space, .type = RECORD_DROP, .done = drops_written};
                 w->raw_bytes = w->stored_bytes = p->n * sizeof *p->entries;
                 int r = d->state == DEVICE_SERVING ? nvme_write_begin_on(d, w) : KVT_E_IO;
@@ -269,12 +312,18 @@ bool nvme_write_drops(struct nvme *n)
         return true;
 }
 
+static bool may_bring_more(const struct nvme_device *d)
+{
+        return d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING;
+}
+
 static void add_drop(struct nvme *n, struct space *s, uint32_t device, const struct drop_entry *e)
 {
         struct drops *p = NULL;
+        bool late = may_bring_more(n->devices[device]);
 
         list_for_each (i, &n->drops, struct drops, link)
-                if (i->space == s && i->device == device && i->n < DROPS_A_RECORD)
+                if (i->space == s && i->device == device && i->n < DROPS_A_RECORD && i->late == late && !i->failed)
                         p = i;
         if (!p) {
                 if (n->n_drops >= DROPS_MAX || !(p = new0(struct drops, 1))) {
@@ -284,6 +333,7 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                 p->nvme = n;
                 p->space = s;
                 p->device = device;
+                p->late = late;
                 s->n_open++;
                 n->n_drops++;
                 list_append(&n->drops, &p->link);
@@ -305,11 +355,6 @@ void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const u
         n->n_remembered++;
         if (catalog_add_drop(&n->catalog, s->id, shard, key, at) == POOL_NONE)
                 log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back: too much was dropped while it was recovered");
-}
-
-static bool may_bring_more(const struct nvme_device *d)
-{
-        return d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING;
 }
 
 bool nvme_recovering(const struct nvme *n)

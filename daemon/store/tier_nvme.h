@@ -343,6 +343,7 @@ uint32_t device_record_pages_max(const struct nvme_device *d);
 
 /* log: the write side */
 void log_settle(struct nvme_device *d); /* after a write or flush came back: what waits for it goes on */
+void log_retry(struct nvme_device *d); /* once a pass: a log that could not be closed for lack of memory */
 /* now: something is to be written. Else only what is needed soon is opened. */
 void log_open_ahead(struct nvme_device *d, bool now);
 void log_free_all(struct nvme_device *d);

@@ -6,6 +6,8 @@
 enum { N = 6, SPACE = 1, BYTES = 60000 };
 
 static struct store st;
+static uint32_t version = 1; /* of what is put and read */
+static bool replace;
 static int status; /* of the operation under way; 1: not over */
 static struct put put;
 static struct load load;
@@ -30,8 +32,8 @@ static void on_durable(struct durable *d, int r, void *arg)
 
 static inline int put_block(uint32_t b)
 {
-        part_fill(st.staging->base, BYTES, part_word(b, 0, 1));
-        put = (struct put){.space = st.s[SPACE], .has_parent = b > 0, .staging = st.staging, .done = on_put};
+        part_fill(st.staging->base, BYTES, part_word(b, 0, version));
+        put = (struct put){.space = st.s[SPACE], .has_parent = b > 0, .replace = replace, .staging = st.staging, .done = on_put};
         list_init(&put.link);
         key_make(b, put.key);
         if (b)
@@ -74,7 +76,7 @@ static inline int read_block(uint32_t b)
         status = 1;
         CHECK_EQ(get_start(&st.e, &get, st.s[SPACE], 0, load.key, st.staging, 0, 0, 3), PUT_PENDING);
         TURN_UNTIL(&st, status != 1);
-        CHECK(status != 0 || part_is(st.staging->base, BYTES, part_word(b, 0, 1)));
+        CHECK(status != 0 || part_is(st.staging->base, BYTES, part_word(b, 0, version)));
         return status;
 }
 

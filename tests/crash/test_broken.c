@@ -21,6 +21,8 @@ static void begin_crashed(void)
 
 static int teardown(void **state)
 {
+        version = 1;
+        replace = false;
         store_deinit(&st);
         return 0;
 }
@@ -190,6 +192,144 @@ static void test_durable_after_a_kill(void **state)
         begin(1, 24);
 }
 
+static uint64_t log_offset(void)
+{
+        const struct log *l = store_device(&st)->log;
+
+        CHECK(l != NULL);
+        return format_segment_offset(&store_device(&st)->sb, l->segment) + l->end_page * 4096ul;
+}
+
+static struct durable *start_durable(uint32_t b)
+{
+        uint8_t key[16];
+        int r;
+
+        key_make(b, key);
+        status = 1;
+        struct durable *d = durable_start(&st.e, st.s[SPACE], 0, key, on_durable, NULL, &r);
+        CHECK(d != NULL);
+        return d;
+}
+
+/* What was answered well is back. */
+static void check_answer(uint32_t n)
+{
+        TURN_UNTIL(&st, status != 1);
+        int r = status;
+        store_crash(&st);
+        st.disk->bad_write_bytes = 0;
+        start();
+        if (r == 0)
+                CHECK_OK(read_block(n));
+        store_audit(&st);
+}
+
+/* A space's description is not written, but the records that need it are. */
+static void test_description_is_not_written(void **state)
+{
+        for (unsigned seed = 1; seed < 10; seed++) {
+                begin(seed, 24);
+                st.disk->bad_write_offset = format_segment_offset(&store_device(&st)->sb, 1) + 4096;
+                st.disk->bad_write_bytes = 4096;
+                for (uint32_t b = 0; b < N; b++)
+                        CHECK_OK(put_block(b));
+                start_durable(N - 1);
+                check_answer(N - 1);
+                store_deinit(&st);
+        }
+        begin(1, 24);
+}
+
+/* A record is not written, nor is the footer that would help those behind it. */
+static void test_hole_without_a_footer(void **state)
+{
+        begin(1, 24);
+        for (uint32_t b = 0; b < N; b++)
+                CHECK_OK(put_block(b));
+        CHECK_OK(make_durable(2));
+        struct nvme_device *d = store_device(&st);
+        uint64_t footer = format_segment_offset(&d->sb, place_of(0).segment + 1) - 4096;
+        st.disk->bad_write_offset = log_offset() + 16 * 4096; /* the second of those that come now */
+        st.disk->bad_write_bytes = 4096;
+        start_durable(N - 1);
+        TURN_UNTIL(&st, d->counters.n_errors);
+        st.disk->bad_write_offset = footer;
+        check_answer(N - 1);
+}
+
+/* What says that the old version is void is not written at first. It must not come after the new one. */
+static void test_drop_is_not_written(void **state)
+{
+        begin(1, 24);
+        CHECK_OK(put_block(0));
+        CHECK_OK(make_durable(0));
+        version = 2;
+        replace = true;
+        st.disk->bad_write_offset = log_offset();
+        st.disk->bad_write_bytes = 4096;
+        CHECK_OK(put_block(0));
+        start_durable(0);
+        for (int i = 0; i < 6; i++)
+                store_turn(&st, 0);
+        TURN_UNTIL(&st, status != 1);
+        CHECK_OK(status);
+        CHECK(list_empty(&st.e.nvme.drops));
+        for (int i = 0; i < 20; i++)
+                store_turn(&st, 8);
+        check_answer(0);
+        CHECK_OK(read_block(0));
+}
+
+/* Dropped while another device was still recovered; then put again. */
+static void test_drop_for_a_device_to_come(void **state)
+{
+        char path[220];
+        struct sim_disk *other = sim_disk_new(25 << 20, 77);
+
+        begin(1, 24);
+        sim_install_second(other);
+        snprintf(path, sizeof path, "%s.2", st.path);
+        CHECK_OK(put_block(0));
+        CHECK_OK(make_durable(0));
+        CHECK_OK(nvme_attach(&st.e.nvme, path));
+        struct nvme_device *d = st.e.nvme.devices[1];
+        for (int i = 0; i < 20; i++)
+                store_turn(&st, 8);
+        CHECK_EQ(d->state, DEVICE_RECOVERING);
+        uint8_t key[16];
+        key_make(0, key);
+        engine_kill(&st.e, blocks_find(&st.e.blocks, st.s[SPACE]->id, key), KVT_WHY_DROPPED);
+        CHECK_OK(put_block(0));
+        CHECK_OK(make_durable(0));
+        for (int i = 0; i < 2000 && d->state != DEVICE_SERVING; i++) {
+                sim_step(other, 4);
+                store_turn(&st, 4);
+        }
+        CHECK_EQ(d->state, DEVICE_SERVING);
+        for (int i = 0; i < 100; i++) {
+                if (i == 50)
+                        start_durable(0); /* flushes both */
+                sim_step(other, 4);
+                store_turn(&st, 4);
+        }
+        CHECK(list_empty(&st.e.nvme.drops));
+        CHECK_OK(status);
+        sim_crash(other);
+        store_crash(&st);
+        sim_power_on(other);
+        store_open(&st);
+        CHECK_OK(nvme_attach(&st.e.nvme, path));
+        for (int i = 0; i < 2000 && nvme_recovering(&st.e.nvme); i++) {
+                sim_step(other, 4);
+                store_turn(&st, 4);
+        }
+        CHECK_OK(read_block(0));
+        store_close(&st);
+        sim_disk_free(other);
+        unlink(path);
+}
+
 /* From some moment on nothing can be read any more. */
 static void test_reads_fail_while_recovering(void **state)
 {
@@ -263,6 +403,10 @@ int main(void)
                 cmocka_unit_test_teardown(test_read_error_in_a_scan, teardown),
                 cmocka_unit_test_teardown(test_durable_after_a_kill, teardown),
                 cmocka_unit_test_teardown(test_reads_fail_while_recovering, teardown),
+                cmocka_unit_test_teardown(test_description_is_not_written, teardown),
+                cmocka_unit_test_teardown(test_hole_without_a_footer, teardown),
+                cmocka_unit_test_teardown(test_drop_is_not_written, teardown),
+                cmocka_unit_test_teardown(test_drop_for_a_device_to_come, teardown),
         };
 
         assert_bind_loop();
