@@ -37,6 +37,26 @@ static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, stru
         return superblock_decode(page, sb);
 }
 
+static int read_page(int fd, void *page, uint64_t offset)
+{
+        ssize_t n = pread(fd, page, FORMAT_PAGE_BYTES, (off_t)offset);
+
+        return n == FORMAT_PAGE_BYTES ? 0 : n < 0 ? -errno : -EIO;
+}
+
+/* Somebody made something else of the device, whatever is left of ours: not just some bytes of the superblock are others. */
+static bool is_foreign(const uint8_t *page, const struct superblock *sb)
+{
+        enum { DAMAGE_MAX = 64 };
+        uint8_t ours[FORMAT_PAGE_BYTES];
+        uint32_t n = 0;
+
+        superblock_encode(ours, sb);
+        for (uint32_t i = 0; i < FORMAT_PAGE_BYTES; i++)
+                n += page[i] != ours[i];
+        return n > DAMAGE_MAX;
+}
+
 /* Both superblocks are looked at; one that is bad is made good from the other. */
 static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t bytes, void *page)
 {
@@ -45,12 +65,12 @@ static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t b
 
         if (bytes < FORMAT_SEGMENTS_START + (uint64_t)FORMAT_SEGMENT_MIN)
                 return -EFBIG;
-        if (pread(fd, page, FORMAT_PAGE_BYTES, 0) != FORMAT_PAGE_BYTES)
-                return errno ? -errno : -EIO;
-        r = superblock_decode(page, &d->sb);
-        if (pread(fd, page, FORMAT_PAGE_BYTES, FORMAT_SUPERBLOCK_COPY) != FORMAT_PAGE_BYTES)
-                return errno ? -errno : -EIO;
-        r2 = superblock_decode(page, &copy);
+        if ((r2 = read_page(fd, page, FORMAT_SUPERBLOCK_COPY)) == 0)
+                r2 = superblock_decode(page, &copy);
+        if ((r = read_page(fd, page, 0)) == 0)
+                r = superblock_decode(page, &d->sb);
+        if (r == -ENOMSG && r2 == 0 && is_foreign(page, &copy))
+                return r;
         if (r == -ENODATA && r2 == -ENODATA && blank)
                 return format_new(fd, &d->nvme->options, bytes, &d->sb, page);
         if (r != 0 && r2 == 0) {
@@ -71,7 +91,9 @@ static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t b
 static void open_work(struct job *j)
 {
         struct nvme_device *d = container_of(j, struct nvme_device, open_job);
-        _cleanup_(closep) int fd = open(d->path, O_RDWR | O_CLOEXEC | O_DIRECT | O_CREAT | O_NOFOLLOW, 0600);
+        /* a device that is not there must not become a file in memory */
+        int make = !strncmp(d->path, "/dev/", 5) && strncmp(d->path, "/dev/shm/", 9) ? 0 : O_CREAT;
+        _cleanup_(closep) int fd = open(d->path, O_RDWR | O_CLOEXEC | O_DIRECT | make | O_NOFOLLOW, 0600);
         void *page = NULL;
         struct stat st;
         bool blank;
@@ -79,7 +101,7 @@ static void open_work(struct job *j)
 
         d->open_result = 0;
         if (fd < 0 && errno == EINVAL) /* a file system without direct I/O, such as an old tmpfs */
-                fd = open(d->path, O_RDWR | O_CLOEXEC | O_CREAT | O_NOFOLLOW, 0600);
+                fd = open(d->path, O_RDWR | O_CLOEXEC | make | O_NOFOLLOW, 0600);
         if (fd < 0 || fstat(fd, &st) < 0) {
                 d->open_result = -errno;
                 return;
@@ -237,6 +259,7 @@ static int open_device(struct nvme_device *d)
         d->full_until_usec = 0;
         d->serial = d->flushed = d->flushing = 0;
         d->n_retries = 0;
+        d->excused_usec = 0;
         d->move_pages = d->move_quarters = 0;
         d->sweep_cursor = UINT32_MAX;
         device_submit_open(d);
@@ -250,7 +273,7 @@ int nvme_attach(struct nvme *n, const char *path)
         if (d) {
                 if ((d->state != DEVICE_FAILED && d->state != DEVICE_DETACHED) || d->open_busy)
                         return KVT_E_EXISTS;
-                if (d->sweep_cursor != UINT32_MAX || !list_empty(&d->logs) || d->n_stuck)
+                if (d->sweep_cursor != UINT32_MAX || !list_empty(&d->logs) || d->n_stuck || device_is_read(d))
                         return KVT_E_AGAIN; /* what it held before is still being cleared away, or hangs in the kernel */
                 if (d->segments)
                         device_close(d);

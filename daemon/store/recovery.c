@@ -513,6 +513,14 @@ bool recovery_kick(struct nvme_device *d)
 
 static void headers_step(struct recovery *r);
 
+/* Generations go up from that of now, a little faster than the clock if need be. One from a far future is nobody's, and there would soon be none left. */
+static bool is_plausible(uint64_t generation)
+{
+        static const uint64_t ahead_usec = 1ull << 55; /* a thousand years */
+
+        return generation && generation < (uint64_t)time(NULL) * USEC_PER_SEC + ahead_usec;
+}
+
 static void header_read(struct nvme_io *io, int result, void *arg)
 {
         struct recovery *r = arg;
@@ -531,7 +539,7 @@ static void header_read(struct nvme_io *io, int result, void *arg)
         r->n_headers_pending--;
         struct segment *s = &d->segments[i];
         struct place at = {d->sb.uuid, i, 0, 0};
-        if (result == 0 && segment_header_decode(page, &at, &h) == 0 && h.generation) {
+        if (result == 0 && segment_header_decode(page, &at, &h) == 0 && is_plausible(h.generation)) {
                 s->generation = h.generation;
                 s->opened_sec = h.opened_sec;
                 s->state = SEGMENT_UNKNOWN;

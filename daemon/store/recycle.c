@@ -165,14 +165,24 @@ static bool still_there(const struct move *m)
         return !memcmp(&now, &m->write.from, sizeof now);
 }
 
+/* There is no room for it, nor will there be before this segment is emptied: drops took it. */
+static bool is_stuck(const struct move *m)
+{
+        const struct nvme_device *d = m->recycle->device;
+
+        return d->state == DEVICE_SERVING && !d->log && !d->next && !device_usable(d);
+}
+
 static void move_try_write(struct move *m)
 {
         struct nvme_write *w = &m->write;
         int r = m->recycle->dead || !still_there(m) ? KVT_E_IO : nvme_write_begin_on(m->recycle->device, w);
 
         m->state = MOVE_WAITING;
-        if (r == KVT_E_AGAIN)
+        if (r == KVT_E_AGAIN && !is_stuck(m))
                 return;
+        if (r == KVT_E_AGAIN)
+                nvme_forget(m->nvme, catalog_find_live(&m->nvme->catalog, m->space->id, w->shard, w->key), KVT_WHY_EVICTED);
         if (r != 0) {
                 nvme_read_end(m->nvme, &m->read);
                 move_end(m);
@@ -466,6 +476,11 @@ static uint32_t pick(struct nvme_device *d)
         i = d->nvme->pick(v, (uint32_t)d->sb.n_segments);
         free(v);
         return i < 0 ? SEGMENT_NONE : (uint32_t)i;
+}
+
+bool recycle_sweeps(const struct nvme_device *d)
+{
+        return d->recycle && d->recycle->phase == PHASE_SWEEP;
 }
 
 void recycle_some(struct nvme_device *d)

@@ -10,7 +10,7 @@ enum { DROPS_A_RECORD = FORMAT_PAGE_BYTES / sizeof(struct drop_entry), DROPS_MAX
 
 static bool readable(const struct nvme_device *d)
 {
-        return d->segments && (d->state == DEVICE_SERVING || d->state == DEVICE_DRAINING || d->state == DEVICE_RECOVERING);
+        return d->segments && !d->detach && (d->state == DEVICE_SERVING || d->state == DEVICE_DRAINING || d->state == DEVICE_RECOVERING);
 }
 
 uint32_t nvme_find(const struct nvme *n, const struct space *s, uint32_t shard, const uint8_t key[16])

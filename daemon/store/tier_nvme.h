@@ -189,6 +189,7 @@ struct nvme_device {
         struct scrub *scrub; /* owned */
         struct job open_job; /* worker: opening and closing block */
         int open_result;
+        uint64_t excused_usec; /* what is under way has time until then at least */
         uint64_t retry_usec; /* when to try again to lock it; 0: not */
         uint32_t n_retries;
         bool open_busy, detach, block_device, hangs, no_discard, unflushable;
@@ -315,6 +316,7 @@ void device_fail(struct nvme_device *d, bool readable, const char *format, ...) 
 /* A flush failed: what was written since the last good one may be lost, and nothing more can be made durable. */
 void device_unflushable(struct nvme_device *d);
 void device_close(struct nvme_device *d);
+bool device_is_read(const struct nvme_device *d); /* somebody holds what was read from it, or waits for it */
 void device_submit_open(struct nvme_device *d);
 void device_count_error(struct nvme_device *d, bool write);
 static inline uint64_t device_page_offset(const struct nvme_device *d, struct record_at at)
@@ -352,6 +354,7 @@ void log_close_scanned(struct nvme_device *d, uint32_t segment, struct footer_en
 
 /* recycle */
 void recycle_some(struct nvme_device *d);
+bool recycle_sweeps(const struct nvme_device *d); /* it does not wait for anything */
 void recycle_free(struct nvme_device *d);
 
 /* recovery, scrub */
