@@ -138,7 +138,8 @@ struct nvme_read {
 
 struct nvme_sync { /* everything written before is on stable storage, or there is an error */
         struct list link; /* in device.syncs */
-        uint64_t serial;
+        uint64_t serial; /* UINT64_MAX: drops up to drops_serial have to be written first */
+        uint64_t drops_serial;
         struct nvme_sync_all *all;
 };
 struct nvme_sync_all {
@@ -225,6 +226,7 @@ struct nvme {
         bool closed; /* rings are gone: a device that was just being opened is not begun with */
         uint64_t recent_bytes; /* about what was written to the devices in the day before they were attached: whole segments */
         struct list drops; /* of struct drops: not yet written down */
+        uint64_t drops_serial;
         uint32_t n_drops, n_remembered;
         /* called on the loop */
         void (*on_room)(struct nvme *n, void *arg); /* a write or read that was told AGAIN may go now */
@@ -291,6 +293,8 @@ void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint
 void nvme_forget(struct nvme *n, uint32_t entry, int why);
 
 void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s);
+/* Likewise, and what was dropped or replaced before is written down, too: it is not back after a crash. KVT_E_AGAIN, too: a device is being opened. */
+void nvme_flush_start(struct nvme *n, struct nvme_sync_all *s);
 
 /* shared by the files of this tier */
 
@@ -304,6 +308,10 @@ void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const u
 /* Writes down what was dropped; false: not all could be, and nothing else may be written before. */
 bool nvme_write_drops(struct nvme *n);
 void nvme_drops_free(struct nvme *n);
+/* Drops of the device are still to be written, of those up to serial. */
+bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t serial);
+/* Once a pass: flushes that waited for drops go on. */
+void nvme_flushes_settle(struct nvme *n);
 struct space *nvme_space_of(const struct nvme *n, const uint8_t digest[16]);
 /* A record that becomes (sign 1) or stops being (-1) part of all sums. */
 void nvme_account(struct nvme *n, struct space *s, struct record_at at, int sign);
