@@ -81,8 +81,10 @@ struct log { /* a segment that is being written */
         struct { /* descriptors in this segment */
                 uint32_t space;
                 uint16_t entry;
+                int result; /* of its write; 1: under way */
         } * spaces; /* owned */
         uint32_t n_spaces, max_spaces;
+        struct list held; /* of struct nvme_write: written, but what describes their space is not yet */
         struct write_order order;
 };
 
@@ -106,6 +108,7 @@ struct nvme_write {
         struct record_at at;
         uint64_t generation;
         struct write_order order;
+        struct list held; /* in log.held */
         bool counted; /* of n_user_bytes rather than of moves */
         bool is_void; /* must not become visible: dropped meanwhile */
         struct record_at from; /* a move: becomes visible only if the record is still here; n_pages 0: none */
