@@ -13,7 +13,6 @@
 #include "daemon/util/log.h"
 
 enum {
-        SEGMENTS_MIN = 3, /* one that is written, one for what is moved, one that is moved */
         LOCK_RETRIES = 40, /* a daemon that was killed may hold its lock for a moment: the kernel takes rings apart in the background */
         LOCK_RETRY_USEC = 50000,
 };
@@ -24,7 +23,7 @@ static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, stru
 
         *sb = (struct superblock){.segment_bytes = o->segment_bytes, .device_bytes = bytes};
         sb->n_segments = format_n_segments(bytes, sb->segment_bytes);
-        if (sb->n_segments < SEGMENTS_MIN)
+        if (sb->n_segments < DEVICE_SEGMENTS_MIN)
                 return -EFBIG;
         clock_gettime(CLOCK_REALTIME, &now);
         sb->created_sec = (uint64_t)now.tv_sec;
@@ -118,7 +117,7 @@ static void open_work(struct job *j)
                             (unsigned long long)d->sb.n_segments);
                 d->sb.n_segments = format_n_segments(bytes, d->sb.segment_bytes);
         }
-        if (r == 0 && d->sb.n_segments < SEGMENTS_MIN)
+        if (r == 0 && d->sb.n_segments < DEVICE_SEGMENTS_MIN)
                 r = -EFBIG;
         d->open_result = r;
         if (r == 0)

@@ -25,7 +25,10 @@
 #include "daemon/store/tier.h"
 #include "libclient/codec/format.h"
 
-enum { DEVICE_CLOSE_WAIT_USEC = 2000000 };
+enum {
+        DEVICE_CLOSE_WAIT_USEC = 2000000,
+        DEVICE_SEGMENTS_MIN = 3, /* one that is written, one for what is moved, one that is moved */
+};
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
 
 enum device_state { DEVICE_DETACHED, DEVICE_OPENING, DEVICE_RECOVERING, DEVICE_SERVING, DEVICE_DRAINING, DEVICE_FAILED };
