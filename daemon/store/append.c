@@ -165,9 +165,7 @@ int nvme_write_begin_on(struct nvme_device *d, struct nvme_write *w)
         struct log *l = d->log;
         if (!l && !device_usable(d) && !d->recycle && d->n_free == d->sb.n_segments)
                 return KVT_E_NO_SPACE; /* there is nothing to recycle either */
-        /* a file system that became full may have left too few segments to go round with: they are filled, and that is all */
-        bool stuck = w->type == RECORD_BLOCK && !moves && !d->recycle && d->full_until_usec > d->nvme->now_usec &&
-                     d->sb.n_segments - d->n_virgin < DEVICE_SEGMENTS_MIN;
+        bool stuck = w->type == RECORD_BLOCK && !moves && !d->recycle && device_stuck(d);
         if (!l && stuck)
                 return KVT_E_NO_SPACE;
         if (!l || (!moves && !device_usable(d) && !stuck)) {

@@ -485,7 +485,7 @@ void recycle_some(struct nvme_device *d)
                 if (d->nvme->forget_cursor != UINT32_MAX)
                         return;
                 bool wanted = d->wants_room || (d->log && d->log->end_page > device_segment_pages(d) / 2);
-                uint32_t i = wanted && device_usable(d) < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
+                uint32_t i = wanted && device_usable(d) < FREE_MIN && !device_stuck(d) && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
                 if (i == SEGMENT_NONE || !(c = new0(struct recycle, 1)))
                         return;
                 c->device = d;

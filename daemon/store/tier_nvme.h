@@ -329,6 +329,11 @@ static inline uint32_t device_usable(const struct nvme_device *d)
 {
         return d->full_until_usec > d->nvme->now_usec ? d->n_free - d->n_virgin : d->n_free;
 }
+/* A file system that became full left too few segments to go round with: they are filled, and that is all. */
+static inline bool device_stuck(const struct nvme_device *d)
+{
+        return d->full_until_usec > d->nvme->now_usec && d->sb.n_segments - d->n_virgin < DEVICE_SEGMENTS_MIN;
+}
 static inline bool device_writable(const struct nvme_device *d)
 {
         return d->state == DEVICE_SERVING && !d->nvme->stopping;
