@@ -56,13 +56,13 @@ static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t b
                 d->sb = copy;
                 superblock_encode(page, &copy);
                 if (pwrite(fd, page, FORMAT_PAGE_BYTES, 0) == FORMAT_PAGE_BYTES && fdatasync(fd) == 0)
-                        log_warning("%s: the superblock was damaged and is restored from its copy", d->path);
+                        log_warning("%s: byte 0: the superblock was damaged and is restored from its copy", d->path);
                 return 0;
         }
         if (r == 0 && (r2 != 0 || memcmp(&copy, &d->sb, sizeof copy))) {
                 superblock_encode(page, &d->sb);
                 if (pwrite(fd, page, FORMAT_PAGE_BYTES, FORMAT_SUPERBLOCK_COPY) == FORMAT_PAGE_BYTES && fdatasync(fd) == 0)
-                        log_warning("%s: the copy of the superblock was damaged and is restored", d->path);
+                        log_warning("%s: byte %d: the copy of the superblock was damaged and is restored", d->path, FORMAT_SUPERBLOCK_COPY);
         }
         return r;
 }
@@ -129,7 +129,7 @@ static const char *open_error(int r)
         return r == KVT_E_LOCKED       ? "it is in use by another daemon (locked)"
                : r == -ENODATA         ? "it is blank: kvtierctl format"
                : r == -ENOMSG          ? "it holds something else: kvtierctl format --force"
-               : r == -EBADMSG         ? "both superblocks are damaged"
+               : r == -EBADMSG         ? "both superblocks, at bytes 0 and 524288, are damaged"
                : r == -EPROTONOSUPPORT ? "its version is unknown to this release"
                : r == -EPROTO          ? "its superblock makes no sense"
                : r == -EFBIG           ? "it is too small"

@@ -22,6 +22,12 @@ enum { DAY_SEC = 86400, SPACE_PAGES_MAX = SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYT
 
 static void recovery_step(struct recovery *r);
 
+/* After a crash some is to be expected: what was being written then. */
+static void tell_damage(const struct nvme_device *d, uint64_t offset, const char *what)
+{
+        log_limited(LOG_WARNING, "%s: byte %llu: %s", d->path, (unsigned long long)offset, what);
+}
+
 static bool gone(struct recovery *r)
 {
         r->n_ios--;
@@ -232,6 +238,8 @@ static void scan_finished(struct recovery *r, struct slot *s, bool torn)
         if (torn) {
                 d->counters.n_torn++;
                 metrics.c_nvme_torn++;
+                tell_damage(d, format_segment_offset(&d->sb, s->segment) + (uint64_t)end * FORMAT_PAGE_BYTES,
+                            "the record there does not verify: the segment ends before it");
         }
         for (uint32_t i = n; i-- > 0;)
                 if (r->entries[i].type == RECORD_BLOCK) {
@@ -401,6 +409,8 @@ static bool segment_step(struct recovery *r, struct slot *s)
                         segment_finished(r);
                         return true;
                 }
+                tell_damage(d, format_segment_offset(&d->sb, s->segment) + d->sb.segment_bytes - n,
+                            "the footer there does not verify: the segment is read record by record");
         }
         if (s->buf)
                 give(r, &s->buf, s->n_bytes, 0);
@@ -523,9 +533,12 @@ static void header_read(struct nvme_io *io, int result, void *arg)
                 d->nvme->generation = MAX(d->nvme->generation, h.generation);
                 r->order[r->n_order++] = i;
         } else {
+                const uint8_t zero[FORMAT_PAGE_BYTES] = {};
                 s->state = SEGMENT_FREE;
-                s->virgin = result == 0;
+                s->virgin = result == 0 && !memcmp(page, zero, sizeof zero);
                 d->n_virgin += s->virgin;
+                if (result == 0 && !s->virgin)
+                        tell_damage(d, io->op.offset, "the header there does not verify: nothing of its segment is served");
                 d->n_free++;
         }
         if (result != -ETIMEDOUT && result != -ECANCELED)
