@@ -151,8 +151,10 @@ void device_close(struct nvme_device *d)
         d->ring = NULL;
         if (r == 0) {
                 buffers_deinit(&d->buffers);
-                if (d->fd >= 0)
+                if (d->fd >= 0) {
+                        flock(d->fd, LOCK_UN); /* the kernel may hold the file a while longer, for the ring */
                         close(d->fd);
+                }
         } else {
                 log_warning("%s hangs: its memory and descriptor are left alone", d->path);
         }
