@@ -320,6 +320,8 @@ void nvme_stop(struct nvme *n)
                         d->next->full = true;
                 recycle_free(d);
                 log_settle(d);
+                if (d->ring) /* there may be no other pass before this comes back */
+                        ring_kick(d->ring);
         }
 }
 

@@ -26,7 +26,10 @@
 #include "daemon/store/tier.h"
 #include "libclient/codec/format.h"
 
-enum { DEVICE_CLOSE_WAIT_USEC = 2000000 };
+enum {
+        DEVICE_CLOSE_WAIT_USEC = 2000000,
+        DEVICE_SEGMENTS_MIN = 3, /* one that is written, one for what is moved, one that is moved */
+};
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
 
 enum { MOVE_SEGMENTS = 4 };
@@ -83,8 +86,10 @@ struct log { /* a segment that is being written */
         struct { /* descriptors in this segment */
                 uint32_t space;
                 uint16_t entry;
+                int result; /* of its write; 1: under way */
         } * spaces; /* owned */
         uint32_t n_spaces, max_spaces;
+        struct list held; /* of struct nvme_write: written, but what describes their space is not yet */
         struct write_order order;
 };
 
@@ -108,6 +113,7 @@ struct nvme_write {
         struct record_at at;
         uint64_t generation;
         struct write_order order;
+        struct list held; /* in log.held */
         bool counted; /* of n_user_bytes rather than of moves */
         bool is_void; /* must not become visible: dropped meanwhile */
         struct record_at from; /* a move: becomes visible only if the record is still here; n_pages 0: none */
@@ -337,6 +343,11 @@ static inline uint32_t device_segment_pages(const struct nvme_device *d)
 static inline uint32_t device_usable(const struct nvme_device *d)
 {
         return d->full_until_usec > d->nvme->now_usec ? d->n_free - d->n_virgin : d->n_free;
+}
+/* A file system that became full left too few segments to go round with: they are filled, and that is all. */
+static inline bool device_stuck(const struct nvme_device *d)
+{
+        return d->full_until_usec > d->nvme->now_usec && d->sb.n_segments - d->n_virgin < DEVICE_SEGMENTS_MIN;
 }
 static inline bool device_writable(const struct nvme_device *d)
 {
