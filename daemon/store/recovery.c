@@ -4,7 +4,8 @@
  *                                                 '--none--> scan: record by record, payloads and all, up to the first that does not verify;
  *                                                            what was found gets a footer
  *
- * A footer's entries name their space by a digest; a digest that is new is looked up in the record that describes it, first.
+ * A footer's entries name their space by a digest; a digest that is new is looked up in the record that describes it, first. If that is damaged, the segment
+ * has its turn again when all others had theirs.
  *
  * Of two records of one block the one written last counts, whichever is seen first (generation, page). Drops are remembered as DEAD entries with their
  * place until all is read; newest first means that a dropped record is hardly ever seen alive. What is dropped or replaced meanwhile is remembered, too.
@@ -21,6 +22,12 @@
 enum { DAY_SEC = 86400, SPACE_PAGES_MAX = SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYTES + 2, PURGE_STEPS = 8192 };
 
 static void recovery_step(struct recovery *r);
+
+/* After a crash some is to be expected: what was being written then. */
+static void tell_damage(const struct nvme_device *d, uint64_t offset, const char *what)
+{
+        log_limited(LOG_WARNING, "%s: byte %llu: %s", d->path, (unsigned long long)offset, what);
+}
 
 static bool gone(struct recovery *r)
 {
@@ -134,6 +141,9 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
                 at.page = e->page;
                 bool good = result == 0 && record_header_check(h, r->n_buf, &at, r->n_buf / FORMAT_PAGE_BYTES) == 0 &&
                             h->type == RECORD_SPACE && !memcmp(h->key, e->key, 16) && record_payload_check(h, record_payload(h)) == 0;
+                if (result == 0 && !good)
+                        tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, e->page, 1}),
+                                    "the record there, which describes a space, does not verify");
                 recovery_learn_space(r, e->key, s->segment, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0);
                 break;
         }
@@ -174,7 +184,7 @@ static bool apply_footer(struct recovery *r, struct slot *s, const struct footer
                 if (k && es[i].type == RECORD_BLOCK)
                         recovery_block(r, k, &es[i], s->segment, generation);
         }
-        if (again && r->i_next < r->n_segments) /* an older segment may have a descriptor that can be read */
+        if (again && r->i_next < r->n_first) /* an older segment may have a descriptor that can be read */
                 r->order[r->n_order++] = s->segment;
         d->segments[s->segment].state = SEGMENT_SEALED;
         return true;
@@ -253,6 +263,8 @@ static void scan_finished(struct recovery *r, struct slot *s, bool torn, bool wh
         if (torn) {
                 d->counters.n_torn++;
                 metrics.c_nvme_torn++;
+                tell_damage(d, format_segment_offset(&d->sb, s->segment) + (uint64_t)end * FORMAT_PAGE_BYTES,
+                            "the record there does not verify: the segment ends before it");
         }
         for (uint32_t i = n; i-- > 0;)
                 if (r->entries[i].type == RECORD_BLOCK) {
@@ -414,6 +426,8 @@ static bool segment_step(struct recovery *r, struct slot *s)
                         segment_finished(r);
                         return true;
                 }
+                tell_damage(d, format_segment_offset(&d->sb, s->segment) + d->sb.segment_bytes - n,
+                            "the footer there does not verify: the segment is read record by record");
         }
         if (s->buf)
                 give(r, &s->buf, s->n_bytes, 0);
@@ -452,7 +466,7 @@ static void recovery_finished(struct recovery *r)
         struct nvme_device *d = r->device;
 
         time_t now = time(NULL);
-        for (uint32_t i = 0; i < r->n_segments; i++) /* one that was opened in the future was so before the clock was set back */
+        for (uint32_t i = 0; i < r->n_first; i++) /* one that was opened in the future was so before the clock was set back */
                 if (d->segments[r->order[i]].opened_sec + DAY_SEC > (uint64_t)now)
                         d->nvme->recent_bytes += d->sb.segment_bytes;
         d->counters.recover_usec = clock_usec() - r->started_usec;
@@ -546,9 +560,12 @@ static void header_read(struct nvme_io *io, int result, void *arg)
                 d->nvme->generation = MAX(d->nvme->generation, h.generation);
                 r->order[r->n_order++] = i;
         } else if (result == 0) {
+                const uint8_t zero[FORMAT_PAGE_BYTES] = {};
                 s->state = SEGMENT_FREE;
-                s->virgin = true;
-                d->n_virgin++;
+                s->virgin = !memcmp(page, zero, sizeof zero);
+                d->n_virgin += s->virgin;
+                if (!s->virgin)
+                        tell_damage(d, io->op.offset, "the header there does not verify: nothing of its segment is served");
                 d->n_free++;
         } else { /* what it holds may be read another time: it is left alone */
                 r->n_unreadable++;
@@ -588,8 +605,8 @@ static void headers_step(struct recovery *r)
                 }
                 if (r->n_unreadable)
                         log_warning("%s: %u segments cannot be read and are not used", d->path, r->n_unreadable);
-                r->n_segments = r->n_order;
-                qsort_r(r->order, r->n_order, sizeof *r->order, newest_first, d);
+                r->n_first = r->n_order;
+                qsort_r(r->order, r->n_first, sizeof *r->order, newest_first, d);
                 recovery_step(r);
         }
 }

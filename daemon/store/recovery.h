@@ -32,7 +32,7 @@ struct recovery {
         /* headers */
         uint32_t i_header, n_headers_pending, n_unreadable;
         uint32_t *order; /* owned: segments in use, newest first; behind them those of which something could not be understood at first */
-        uint32_t n_order, n_segments, i_ahead, i_next;
+        uint32_t n_first, n_order, i_ahead, i_next;
         struct slot slots[WINDOW];
         struct known_space *spaces; /* owned */
         uint32_t n_spaces, max_spaces;

@@ -212,6 +212,7 @@ struct drops {
         uint32_t n;
         bool late; /* the device was not there yet, or a write failed: newer records of what they name may be there by now */
         bool failed;
+        uint64_t serial; /* of the first of them */
         struct nvme_write write;
         struct nvme *nvme;
         struct drop_entry entries[DROPS_A_RECORD];
@@ -233,9 +234,14 @@ static void drops_written(struct nvme_write *w, int r)
 {
         struct drops *p = container_of(w, struct drops, write);
 
-        if (r != 0 && p->nvme->devices[p->device]->state == DEVICE_SERVING) { /* again, elsewhere: errors in a row fail the device */
+        struct nvme_device *d = p->nvme->devices[p->device];
+
+        if (r != 0 && d->state == DEVICE_SERVING) { /* again, elsewhere: errors in a row fail the device */
                 p->late = p->failed = true;
                 list_append(&p->nvme->drops, &p->link);
+                list_for_each (s, &d->syncs, struct nvme_sync, link)
+                        if (s->drops_serial >= p->serial)
+                                s->serial = UINT64_MAX;
                 return;
         }
         if (r != 0)
@@ -312,6 +318,14 @@ bool nvme_write_drops(struct nvme *n)
         return true;
 }
 
+bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t serial)
+{
+        list_for_each (p, &n->drops, struct drops, link)
+                if (p->device == d->i && p->serial <= serial)
+                        return true;
+        return false;
+}
+
 static bool may_bring_more(const struct nvme_device *d)
 {
         return d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING;
@@ -336,6 +350,7 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                 p->late = late;
                 s->n_open++;
                 n->n_drops++;
+                p->serial = ++n->drops_serial;
                 list_append(&n->drops, &p->link);
         }
         p->entries[p->n++] = *e;

@@ -1,5 +1,12 @@
 /* Named faults of the disk: what breaks, what must go on. One chain of blocks, made durable first. */
-#include "tests/crash/chain.h"
+#include "tests/crash/blocks.h"
+
+enum { N = 6 };
+
+static uint32_t matched(void)
+{
+        return match_from(0, N);
+}
 
 /* A chain that is durable, and in no memory any more: the power went. */
 static int setup(void **state)
@@ -9,11 +16,9 @@ static int setup(void **state)
         store_open(&st);
         store_serve(&st);
         for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(put_block(b));
-        CHECK_OK(make_durable(N - 1));
-        store_crash(&st);
-        store_open(&st);
-        store_serve(&st);
+                CHECK_OK(block_put(b, (int)b - 1, 1));
+        CHECK_OK(block_make_durable(N - 1));
+        reopen();
         CHECK_EQ(matched(), N);
         return 0;
 }
@@ -25,14 +30,12 @@ static int teardown(void **state)
 
 static void test_read_error_costs_one_record(void **state)
 {
-        struct record_at at = place_of(N - 1);
-
-        st.disk->bad_offset = device_page_offset(store_device(&st), at);
+        st.disk->bad_offset = offset_of(N - 1);
         st.disk->bad_bytes = 4096;
-        CHECK_IS(read_block(N - 1), KVT_E_IO);
+        CHECK_IS(block_read(N - 1, 1), KVT_E_IO);
         CHECK_EQ(matched(), N - 1);
         for (uint32_t b = 0; b < N - 1; b++)
-                CHECK_OK(read_block(b));
+                CHECK_OK(block_read(b, 1));
         CHECK_EQ(store_device(&st)->state, DEVICE_SERVING);
         store_audit(&st);
 }
@@ -46,9 +49,9 @@ static void test_flipped_bits_are_never_served(void **state)
         sim_peek(st.disk, offset, &byte, 1);
         byte ^= 4;
         sim_poke(st.disk, offset, &byte, 1);
-        CHECK_IS(read_block(N - 1), KVT_E_CORRUPT);
+        CHECK_IS(block_read(N - 1, 1), KVT_E_CORRUPT);
         CHECK_EQ(matched(), N - 1);
-        CHECK_OK(read_block(0));
+        CHECK_OK(block_read(0, 1));
 }
 
 static void test_device_that_hangs(void **state)
@@ -68,7 +71,7 @@ static void test_device_that_hangs(void **state)
         CHECK(status != 0);
         TURN_UNTIL(&st, d->sweep_cursor == UINT32_MAX);
         CHECK_EQ(matched(), 0);
-        CHECK_OK(put_block(0)); /* memory goes on */
+        CHECK_OK(block_put(0, ROOT, 1)); /* memory goes on */
         CHECK_IS(nvme_attach(&st.e.nvme, st.path), KVT_E_AGAIN);
         st.disk->hangs = false;
         TURN_UNTIL(&st, !d->n_stuck);
@@ -76,7 +79,7 @@ static void test_device_that_hangs(void **state)
         store_serve(&st);
         CHECK_EQ(matched(), N);
         for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(read_block(b));
+                CHECK_OK(block_read(b, 1));
 }
 
 int main(void)
