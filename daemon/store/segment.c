@@ -352,7 +352,7 @@ static void start_sync(struct nvme *n, struct nvme_sync_all *s, bool with_drops)
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
                 bool drops = with_drops && nvme_drops_wait(n, d, n->drops_serial);
-                if (drops && d->state == DEVICE_OPENING)
+                if (drops && (d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING))
                         s->result = KVT_E_AGAIN;
                 if (!device_alive(d) || (d->serial <= d->flushed && !drops))
                         continue;
