@@ -195,6 +195,29 @@ static void footer_flushed(struct nvme_io *io, int r, void *arg)
         log_closed(l);
 }
 
+static void sync_part_done(struct nvme_sync *s, int r);
+
+/* Without the footer a scan finds nothing behind the hole: what lies there is taken out, and who waits for it is told. */
+static void lose_behind_hole(struct log *l, int r)
+{
+        struct nvme_device *d = l->device;
+        struct nvme *n = d->nvme;
+
+        for (uint32_t k = 0; k < l->n_entries; k++) {
+                const struct footer_entry *e = &l->entries[k];
+                uint32_t i = POOL_NONE;
+                for (uint32_t s = 0; s < l->n_spaces && e->type == RECORD_BLOCK && e->page > l->hole_page; s++)
+                        if (l->spaces[s].entry == e->space)
+                                i = catalog_find_live(&n->catalog, l->spaces[s].space, e->shard, e->key);
+                struct record_at at = i != POOL_NONE ? entry_place(catalog_at(&n->catalog, i)) : (struct record_at){};
+                if (i != POOL_NONE && at.device == d->i && at.segment == l->segment && at.page == e->page)
+                        nvme_forget(n, i, KVT_WHY_EVICTED);
+        }
+        list_for_each_safe (s, &d->syncs, struct nvme_sync, link)
+                if (s->serial >= l->order.serial)
+                        sync_part_done(s, r == -ENOSPC ? KVT_E_NO_SPACE : KVT_E_IO);
+}
+
 static void footer_written(struct nvme_io *io, int r, void *arg)
 {
         struct log *l = arg;
@@ -207,8 +230,8 @@ static void footer_written(struct nvme_io *io, int r, void *arg)
                 d->n_write_errors = 0;
         if (r == 0 && l->broken && device_io(d, RING_FLUSH, NULL, 0, 0, footer_flushed, l))
                 return;
-        if (r < 0 && l->broken) /* what lies behind the hole is not found by a scan, and counts as written */
-                device_unflushable(d);
+        if (r < 0 && l->broken && device_alive(d))
+                lose_behind_hole(l, r);
         log_closed(l);
 }
 

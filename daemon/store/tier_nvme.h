@@ -80,6 +80,7 @@ struct log { /* a segment that is being written */
         bool ready; /* its header is on stable storage */
         bool full; /* takes no more */
         bool broken; /* a write failed: it needs its footer on stable storage before later records count as durable */
+        uint32_t hole_page; /* if it is broken: where the first of those lies */
         uint32_t n_writes; /* under way */
         struct footer_entry *entries; /* owned */
         uint32_t n_entries, max_entries;
