@@ -244,8 +244,13 @@ static void drops_written(struct nvme_write *w, int r)
                                 s->serial = UINT64_MAX;
                 return;
         }
-        if (r != 0)
+        if (r != 0) {
                 log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: it could not be written down");
+                d->drops_lost = true;
+                list_for_each (s, &d->syncs, struct nvme_sync, link)
+                        if (s->drops_serial >= p->serial)
+                                s->all->result = KVT_E_IO;
+        }
         drops_free(p);
 }
 
@@ -339,6 +344,7 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
         if (!p) {
                 if (n->n_drops >= DROPS_MAX || !(p = new0(struct drops, 1))) {
                         log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: too many drops wait");
+                        n->devices[device]->drops_lost = true;
                         return;
                 }
                 p->nvme = n;
