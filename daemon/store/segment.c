@@ -58,6 +58,7 @@ static void header_flushed(struct nvme_io *io, int r, void *arg)
         struct log *l = arg;
         struct nvme_device *d = l->device;
 
+        l->opening = false;
         l->ready = r == 0;
         if (r < 0) {
                 l->full = true;
@@ -76,6 +77,7 @@ static void header_written(struct nvme_io *io, int r, void *arg)
         log_page_done(l, r);
         if (r == 0 && device_io(d, RING_FLUSH, NULL, 0, 0, header_flushed, l))
                 return;
+        l->opening = false;
         if (r == -ENOSPC && !d->block_device)
                 d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
         else if (r < 0)
@@ -147,9 +149,11 @@ static struct log *log_open(struct nvme_device *d)
         s->virgin = false;
         struct place at = {d->sb.uuid, i, s->generation, 0};
         segment_header_encode(page, &at, s->opened_sec);
+        l->opening = true;
         if (!device_io(d, RING_WRITE, page, format_segment_offset(&d->sb, i), FORMAT_PAGE_BYTES, header_written, l)) {
                 buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
                 l->page = NULL;
+                l->opening = false;
                 l->full = true;
         }
         return l;
@@ -326,7 +330,7 @@ void log_settle(struct nvme_device *d)
 {
         list_for_each_safe (l, &d->logs, struct log, link) {
                 bool done = l->full || l->broken || !device_alive(d);
-                if (done && !l->closing && !l->n_writes && !l->page && (l->ready || l->full)) {
+                if (done && !l->closing && !l->n_writes && !l->page && !l->opening) {
                         close_log(l);
                         return log_settle(d); /* the list may be another one now */
                 }

@@ -77,6 +77,7 @@ struct log { /* a segment that is being written */
         uint8_t *page; /* owned by the buffers: the header, then the footer, while they are written */
         uint32_t n_page_bytes;
         bool was_virgin;
+        bool opening; /* its header is being written, then flushed */
         bool ready; /* its header is on stable storage */
         bool full; /* takes no more */
         bool broken; /* a write failed: it needs its footer on stable storage before later records count as durable */
