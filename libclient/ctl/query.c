@@ -124,8 +124,10 @@ int query_blocks(struct ctl *x, uint32_t space, uint64_t limit, int (*fn)(const 
                 n = n < left ? n : (size_t)left;
                 entries = malloc(n * sizeof *entries + 1); /* the message's bytes may lie anywhere; entries are aligned */
                 if (entries) {
-                        memcpy(entries, reply->blocks.data, n * sizeof *entries);
-                        code = n ? fn(entries, n, arg) : EXIT_OK;
+                        if (n) { /* a page may be empty: blocks of other spaces were looked at */
+                                memcpy(entries, reply->blocks.data, n * sizeof *entries);
+                                code = fn(entries, n, arg);
+                        }
                         free(entries);
                 } else
                         code = ctl_fail(x, KVT_E_NO_MEMORY, "cannot list");
