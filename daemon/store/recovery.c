@@ -80,6 +80,16 @@ static bool read_buf(struct recovery *r, uint64_t offset, uint32_t bytes, void (
         return true;
 }
 
+/* Counts an error. True: that failed the device, and r may be gone. */
+static bool read_failed(struct recovery *r, int result)
+{
+        struct nvme_device *d = r->device;
+
+        if (result < 0)
+                device_count_error(d, false);
+        return d->recovery != r;
+}
+
 static void segment_finished(struct recovery *r)
 {
         struct slot *s = &r->slots[r->i_next % WINDOW];
@@ -115,14 +125,13 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
                 at.page = e->page;
                 bool good = result == 0 && record_header_check(h, r->n_buf, &at, r->n_buf / FORMAT_PAGE_BYTES) == 0 &&
                             h->type == RECORD_SPACE && record_payload_check(h, record_payload(h)) == 0;
-                if (result < 0)
-                        device_count_error(d, false);
                 if (!recovery_learn_space(r, e->key, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0))
                         segment_finished(r); /* no memory: the segment's records stay unknown */
                 break;
         }
         give(r, &r->buf, r->n_buf, result);
-        recovery_step(r);
+        if (!read_failed(r, result))
+                recovery_step(r);
 }
 
 static void drops_read(struct nvme_io *io, int result, void *arg);
@@ -177,11 +186,10 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
                 if (k)
                         recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation,
                                        r->scan_page);
-        } else if (result < 0) {
-                device_count_error(d, false);
         }
         give(r, &r->buf, r->n_buf, result);
-        recovery_step(r);
+        if (!read_failed(r, result))
+                recovery_step(r);
 }
 
 /* scans */
@@ -298,13 +306,11 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
                 }
                 done += h->n_pages;
         }
-        if (result < 0) {
-                device_count_error(d, false);
-                torn = end = true;
-        }
         give(r, &r->buf, r->n_buf, result);
-        if (d->recovery != r) /* counting the error failed the device */
+        if (read_failed(r, result))
                 return;
+        torn |= result < 0;
+        end |= result < 0;
         r->scan_page += done;
         if (end || r->scan_page >= device_segment_pages(d))
                 scan_finished(r, s, torn);
@@ -350,8 +356,7 @@ static void tail_read(struct nvme_io *io, int result, void *arg)
         s->result = result;
         if (result < 0) {
                 give(r, &s->buf, s->n_bytes, result);
-                device_count_error(d, false);
-                if (d->recovery != r)
+                if (read_failed(r, result))
                         return;
         }
         recovery_step(r);
@@ -530,12 +535,8 @@ static void header_read(struct nvme_io *io, int result, void *arg)
         }
         if (result != -ETIMEDOUT && result != -ECANCELED)
                 buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
-        if (result < 0) {
-                device_count_error(d, false);
-                if (d->recovery != r)
-                        return;
-        }
-        headers_step(r);
+        if (!read_failed(r, result))
+                headers_step(r);
 }
 
 static void headers_step(struct recovery *r)
