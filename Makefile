@@ -194,7 +194,7 @@ $(B)/tests/%: $(B)/tests/%.o $(tests_lib) $(daemon_objs) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_DAEMON) -ljansson -lcmocka -lhiredis -lm
 $(B)/tests/bench/%: $(B)/tests/bench/%.o $(bench_lib) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -lhiredis
-$(addprefix $(B)/tests/bench/,bench_catalog bench_nvme): $(B)/tests/bench/%: $(B)/tests/bench/%.o $(bench_lib) $(daemon_objs) $(B)/libkvtier.a
+$(addprefix $(B)/tests/bench/,bench_catalog bench_nvme bench_nvme_trace): $(B)/tests/bench/%: $(B)/tests/bench/%.o $(bench_lib) $(daemon_objs) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_DAEMON) -lhiredis
 $(B)/tests/vm/%: $(B)/tests/vm/%.o $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_CLIENT)

@@ -64,6 +64,7 @@ static int init_nvme(struct engine *e)
                 .scrub_bytes_sec = p->nvme_scrub_bytes_sec,
                 .depth = (unsigned)p->nvme_queue_depth,
                 .poll = p->nvme_poll,
+                .spin_usec = p->busy_poll_usec,
                 .no_uring = !p->nvme_uring,
                 .discard = p->nvme_discard,
         };

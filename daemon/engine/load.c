@@ -9,6 +9,7 @@
 enum {
         LOADS_MAX = 256, /* under way at once */
         AHEAD_MAX = 64, /* of them, for nobody in particular */
+        FETCH_HERE_BYTES = 16 << 10, /* a row or a few of them */
         DEPTH_MAX = 1 << 16, /* stubs made for one block */
 };
 
@@ -138,8 +139,11 @@ static void load_read(struct nvme_read *r, int result)
                 xfer_finish(x->engine, x, result);
                 return;
         }
-        x->state = XFER_QUEUED; /* for a worker, now */
-        xfer_submit(x->engine, x);
+        x->state = XFER_QUEUED;
+        if (x->kind == XFER_FETCH && x->read.n_bytes <= FETCH_HERE_BYTES) /* asking a worker would take longer than doing it */
+                xfer_work_here(x->engine, x);
+        else
+                xfer_submit(x->engine, x);
 }
 
 /* Starts a load. 0 and *ret; KVT_E_AGAIN: no buffers or transfers; else why not. */

@@ -216,6 +216,14 @@ void xfer_submit(struct engine *e, struct xfer *x)
         queue_submit(&e->queue, &x->job);
 }
 
+void xfer_work_here(struct engine *e, struct xfer *x)
+{
+        ASSERT(x->owner == XFER_LOOP && x->state == XFER_QUEUED);
+        x->owner = XFER_WORKER;
+        x->job.work(&x->job);
+        xfer_complete(e, x);
+}
+
 void xfer_cancel(struct xfer *x)
 {
         __atomic_store_n(&x->cancelled, true, __ATOMIC_RELAXED); /* a hint: the worker may be past looking */

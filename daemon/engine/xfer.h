@@ -57,6 +57,8 @@ struct xfer {
 /* NULL: too many under way. Takes references as said above, except on block and slot. */
 struct xfer *xfer_new(struct engine *e, enum xfer_kind kind, struct space *s, struct staging *staging, struct location at);
 void xfer_submit(struct engine *e, struct xfer *x);
+/* The work is done at once, by the loop, and completed: for what is short. */
+void xfer_work_here(struct engine *e, struct xfer *x);
 void xfer_cancel(struct xfer *x);
 /* Loop: a worker is done with it. Calls done, then frees it. */
 void xfer_complete(struct engine *e, struct xfer *x);

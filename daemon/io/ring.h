@@ -52,6 +52,7 @@ struct ring_options {
         bool block_device; /* holes are punched by the same call in both; kept for rings that must know */
         bool poll; /* IOPOLL where the device can */
         bool no_uring; /* use pread and pwrite */
+        uint64_t spin_usec; /* after work, the io thread looks for more for this long before it sleeps (io_uring only) */
 };
 
 /* arena: memory that all buffers lie in, to be registered with the kernel where it lets us. Returns 0 or -errno. */

@@ -46,6 +46,7 @@ struct ring_uring {
         size_t n_arena; /* immutable */
         unsigned depth; /* immutable */
         bool want_poll; /* immutable */
+        uint64_t spin_usec; /* immutable */
         uint64_t
                 poll_bytes; /* at most, in one polled transfer: the kernel does not split those (they are NOWAIT), and would try for ever */
         pthread_t thread;
@@ -58,6 +59,7 @@ struct ring_uring {
         struct lane *registered; /* which one knows the arena; NULL: none */
         struct list waiting, redo, unused;
         bool armed;
+        uint64_t spin_until_usec;
         uint64_t wake_value;
         struct request requests[];
 };
@@ -288,6 +290,8 @@ static void enter_kernel(struct ring_uring *u, bool stopped)
                 r = io_uring_submit_and_get_events(plain);
                 if (r >= 0)
                         r = io_uring_submit_and_wait(&u->polled.uring, 1);
+        } else if (u->spin_until_usec && !stopped && clock_usec() < u->spin_until_usec) {
+                r = io_uring_submit_and_get_events(plain);
         } else if (stopped || mailbox_sleep(&u->mailbox)) {
                 r = io_uring_submit_and_wait(plain, 1);
         } else {
@@ -310,6 +314,7 @@ static void serve(struct ring_uring *u)
                         list_init(&u->waiting);
                         list_init(&u->redo);
                 }
+                bool works = !list_empty(&u->waiting);
                 start_waiting(u);
                 if (stopped && !u->armed && !u->plain.n_under_way && !u->polled.n_under_way)
                         break;
@@ -317,6 +322,8 @@ static void serve(struct ring_uring *u)
                 unsigned n = reap(u, &u->plain, &finished);
                 if (u->polled.is_open)
                         n += reap(u, &u->polled, &finished);
+                if (u->spin_usec && (works || n))
+                        u->spin_until_usec = clock_usec() + u->spin_usec;
                 outlet_finish_list(&u->outlet, &finished, n);
         }
 }
@@ -438,6 +445,7 @@ int ring_uring_open(struct ring **ret, int fd, void *arena, size_t n_arena, stru
         u->n_arena = arena ? n_arena : 0;
         u->depth = depth;
         u->want_poll = options->poll;
+        u->spin_usec = options->spin_usec;
         list_init(&u->submitted);
         list_init(&u->waiting);
         list_init(&u->redo);

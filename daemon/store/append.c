@@ -277,6 +277,11 @@ static void record_written(struct nvme_io *io, int r, void *arg)
                 d->n_write_errors = 0;
                 if (w->type == RECORD_BLOCK && !w->is_void)
                         publish(n, w);
+                if (!w->from.n_pages) {
+                        uint32_t quarters = d->move_quarters + w->n_pages;
+                        d->move_pages = MIN(d->move_pages + quarters / 4, MOVE_SEGMENTS * device_segment_pages(d));
+                        d->move_quarters = quarters % 4;
+                }
                 metrics.c_nvme_records_written++;
         }
         list_remove(&w->order.link);

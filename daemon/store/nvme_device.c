@@ -304,6 +304,7 @@ void nvme_deinit(struct nvme *n)
         n->n_devices = 0;
         if (n->drops.next)
                 nvme_drops_free(n);
+        headers_deinit(&n->headers);
         catalog_deinit(&n->catalog);
 }
 

@@ -170,7 +170,10 @@ static void opened(struct job *j)
 {
         struct nvme_device *d = container_of(j, struct nvme_device, open_job);
         struct nvme *n = d->nvme;
-        struct ring_options o = {.depth = n->options.depth, .poll = n->options.poll, .no_uring = n->options.no_uring};
+        struct ring_options o = {.depth = n->options.depth,
+                                 .poll = n->options.poll,
+                                 .spin_usec = n->options.spin_usec,
+                                 .no_uring = n->options.no_uring};
         int r = d->open_result;
 
         d->open_busy = false;
@@ -198,6 +201,7 @@ static void opened(struct job *j)
         }
         if (r == 0 && !d->detach) {
                 d->state = DEVICE_RECOVERING;
+                d->move_pages = device_segment_pages(d);
                 recovery_start(d);
                 return;
         }
@@ -233,6 +237,7 @@ static int open_device(struct nvme_device *d)
         d->full_until_usec = 0;
         d->serial = d->flushed = d->flushing = 0;
         d->n_retries = 0;
+        d->move_pages = d->move_quarters = 0;
         d->sweep_cursor = UINT32_MAX;
         device_submit_open(d);
         return 0;

@@ -3,7 +3,7 @@
  *     picked --> footer read --> each record: moved to the log's end if it is worth it, else out of the catalog --> sync --> no reader left --> [discard] --> wiped --> FREE
  *
  * Worth it: used since it was written, or continued by blocks that are in memory (is_needed), and reachable; at most seven eighths of a segment, so that
- * recycling always makes room. Parents lie before their children, and are moved in that order. A segment whose footer cannot be read is emptied by
+ * recycling always makes room, and at most a quarter of what is written for other reasons (move_pages), so that the device lasts. Parents lie before their children, and are moved in that order. A segment whose footer cannot be read is emptied by
  * looking through the catalog. Wiped: its header is that of a new life without records, or what was pushed out of it would be back after a crash, even
  * if it was replaced or dropped since; syncs wait for that. Drops are only overwritten when nothing older is left that they void: see pick(). */
 #include <string.h>
@@ -118,6 +118,7 @@ static void move_written(struct nvme_write *w, int r)
                 struct entry *e = catalog_at(&m->nvme->catalog, i);
                 e->flags &= (uint8_t)~ENTRY_USED; /* it has to earn the next move */
                 metrics.c_nvme_moved++;
+                metrics.c_nvme_moved_bytes += (uint64_t)w->n_pages * FORMAT_PAGE_BYTES;
         }
         move_end(m);
 }
@@ -237,6 +238,7 @@ static bool start_move(struct recycle *c, const struct footer_entry *f, uint32_t
         m->space->n_open++;
         c->n_moves++;
         c->moved_pages += f->n_pages;
+        c->device->move_pages -= MIN(c->device->move_pages, f->n_pages);
         return true;
 }
 
@@ -275,7 +277,7 @@ static bool move_some(struct recycle *c)
                         continue; /* a newer record of it is elsewhere */
                 bool needed = n->is_needed && n->is_needed(n, s, f->key, n->arg);
                 bool worth = (needed || e->flags & ENTRY_USED) && c->moved_pages < device_segment_pages(d) / 8 * 7 &&
-                             catalog_reachable(&n->catalog, i);
+                             f->n_pages <= d->move_pages && catalog_reachable(&n->catalog, i);
                 if (!worth)
                         forget_evicted(n, i);
                 else if (!start_move(c, f, i))

@@ -85,11 +85,17 @@ static void read_part_done(struct nvme_read *r, int result, unsigned which)
         }
         if (--r->n_pending)
                 return;
+        if (r->cached) {
+                r->done(r, r->result);
+                return;
+        }
         if (!r->result && record_header_check(r->header, (uint64_t)r->header_pages * FORMAT_PAGE_BYTES, &at, r->at.n_pages) != 0)
                 r->result = KVT_E_CORRUPT;
         if (!r->result &&
             (r->header->type != RECORD_BLOCK || r->header->n_pages != r->at.n_pages || r->header->header_pages != r->header_pages))
                 r->result = KVT_E_CORRUPT;
+        if (!r->result && r->in_part)
+                headers_add(&r->device->nvme->headers, r->at, r->generation, r->header, r->header_pages);
         r->done(r, r->result);
 }
 
@@ -109,6 +115,7 @@ static void give_bufs(struct nvme_read *r)
                         buffers_give(&r->device->buffers, r->buf[i], (size_t)r->n_buf_pages[i] * FORMAT_PAGE_BYTES);
                 r->buf[i] = NULL;
         }
+        r->cached = headers_unref(r->cached);
 }
 
 int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
@@ -125,6 +132,7 @@ int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
         r->result = 0;
         r->n_pending = 0;
         r->buf[0] = r->buf[1] = NULL;
+        r->cached = NULL;
         /* the header's length follows from the geometry: what does not agree is refused when it is read */
         uint32_t n_hashes = format_pages(s->geometry.part_bytes);
         r->header_pages = record_header_pages(s->geometry.n_planes, n_hashes);
@@ -133,34 +141,37 @@ int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
         uint64_t payload = (uint64_t)(r->at.n_pages - r->header_pages) * FORMAT_PAGE_BYTES;
         uint64_t from = MIN(r->first_byte, payload), to = r->n_bytes > payload - from ? payload : from + r->n_bytes;
         uint32_t first = (uint32_t)(from / FORMAT_PAGE_BYTES), last = format_pages(to);
-        bool together = first <= 8; /* reading a few pages too many is faster than asking twice */
-        uint32_t n0 = r->header_pages + (together ? last : 0), n1 = together ? 0 : last - first;
+        r->in_part = to - from < payload;
+        if (r->in_part)
+                r->cached = headers_find(&n->headers, r->at, r->generation);
+        bool together = !r->cached && first <= 8; /* reading a few pages too many is faster than asking twice */
+        uint32_t n0 = r->cached ? 0 : r->header_pages + (together ? last : 0), n1 = together ? 0 : last - first;
 
         r->n_buf_pages[0] = n0;
         r->n_buf_pages[1] = n1;
-        if (n0 + n1 > d->buffers.n_pages)
-                return KVT_E_MISS;
-        r->buf[0] = buffers_take(&d->buffers, (size_t)n0 * FORMAT_PAGE_BYTES);
-        r->buf[1] = n1 && r->buf[0] ? buffers_take(&d->buffers, (size_t)n1 * FORMAT_PAGE_BYTES) : NULL;
-        if (!r->buf[0] || (n1 && !r->buf[1])) {
+        r->buf[0] = n0 ? buffers_take(&d->buffers, (size_t)n0 * FORMAT_PAGE_BYTES) : NULL;
+        r->buf[1] = n1 && (r->buf[0] || !n0) ? buffers_take(&d->buffers, (size_t)n1 * FORMAT_PAGE_BYTES) : NULL;
+        if ((n0 && !r->buf[0]) || (n1 && !r->buf[1])) {
                 give_bufs(r);
-                return KVT_E_AGAIN;
+                return n0 + n1 > d->buffers.n_pages ? KVT_E_MISS : KVT_E_AGAIN;
         }
-        r->header = r->buf[0];
+        r->header = r->cached ? r->cached->header : r->buf[0];
         r->payload = together ? (uint8_t *)r->buf[0] + (size_t)r->header_pages * FORMAT_PAGE_BYTES + from
                               : (uint8_t *)r->buf[1] + from % FORMAT_PAGE_BYTES;
         uint64_t offset = device_page_offset(d, r->at);
-        r->n_pending = 1 + (n1 > 0);
-        if (!device_io(d, RING_READ, r->buf[0], offset, (uint64_t)n0 * FORMAT_PAGE_BYTES, read_first, r)) {
-                r->n_pending = 0;
+        r->n_pending = (n0 > 0) + (n1 > 0);
+        d->segments[r->at.segment].n_reads++;
+        bool ok = !n0 || device_io(d, RING_READ, r->buf[0], offset, (uint64_t)n0 * FORMAT_PAGE_BYTES, read_first, r);
+        if (ok && n1 &&
+            !device_io(d, RING_READ, r->buf[1], offset + (uint64_t)(r->header_pages + first) * FORMAT_PAGE_BYTES,
+                       (uint64_t)n1 * FORMAT_PAGE_BYTES, read_second, r)) {
+                ok = --r->n_pending > 0; /* what is under way comes back first */
+                r->result = KVT_E_AGAIN;
+        }
+        if (!ok) {
+                d->segments[r->at.segment].n_reads--;
                 give_bufs(r);
                 return KVT_E_AGAIN;
-        }
-        d->segments[r->at.segment].n_reads++;
-        if (n1 && !device_io(d, RING_READ, r->buf[1], offset + (uint64_t)(r->header_pages + first) * FORMAT_PAGE_BYTES,
-                             (uint64_t)n1 * FORMAT_PAGE_BYTES, read_second, r)) {
-                r->n_pending--;
-                r->result = KVT_E_IO;
         }
         return 0;
 }

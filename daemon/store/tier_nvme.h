@@ -21,6 +21,7 @@
 #include "daemon/io/buffer.h"
 #include "daemon/io/ring.h"
 #include "daemon/store/catalog.h"
+#include "daemon/store/headers.h"
 #include "daemon/store/tenant.h"
 #include "daemon/store/tier.h"
 #include "libclient/codec/format.h"
@@ -28,6 +29,7 @@
 enum { DEVICE_CLOSE_WAIT_USEC = 2000000 };
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
 
+enum { MOVE_SEGMENTS = 4 };
 enum device_state { DEVICE_DETACHED, DEVICE_OPENING, DEVICE_RECOVERING, DEVICE_SERVING, DEVICE_DRAINING, DEVICE_FAILED };
 enum segment_state { SEGMENT_UNKNOWN, SEGMENT_FREE, SEGMENT_OPEN, SEGMENT_CLOSING, SEGMENT_SEALED, SEGMENT_RECYCLING };
 
@@ -120,6 +122,8 @@ struct nvme_read {
         void *arg;
         /* filled in */
         struct record_header *header; /* header_pages pages */
+        struct cached_header *cached; /* a reference: the header was not read; NULL: it was */
+        bool in_part;
         const uint8_t *payload; /* first_byte lies here */
         struct nvme_device *device;
         struct record_at at;
@@ -177,6 +181,7 @@ struct nvme_device {
         uint32_t n_write_errors; /* in a row */
         uint64_t errors_since_usec, n_errors_window;
         bool wants_room; /* a write was put off for lack of a segment */
+        uint32_t move_pages, move_quarters; /* so much may be moved by recycling: grows with what is written, up to MOVE_SEGMENTS */
         uint64_t full_until_usec; /* the file system has no room: no virgin segment until then */
         uint64_t used_bytes, n_records;
         struct recycle *recycle; /* owned; under way */
@@ -197,6 +202,7 @@ struct nvme_options {
         uint64_t buffer_bytes; /* a device */
         uint64_t timeout_usec;
         uint64_t scrub_bytes_sec; /* 0: no scrubbing */
+        uint64_t spin_usec; /* of rings */
         unsigned depth;
         bool poll, discard, no_uring;
 };
@@ -205,6 +211,7 @@ struct nvme {
         struct tier tier; /* sums of all devices; ops NULL */
         struct nvme_options options;
         struct catalog catalog;
+        struct headers headers; /* of records that were read in part */
         struct tenants *tenants; /* borrowed */
         const struct conf *conf; /* borrowed */
         struct queue *queue; /* borrowed */

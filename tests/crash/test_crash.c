@@ -388,7 +388,8 @@ static void purge_one(uint32_t space)
                 ;
 }
 
-static void match_one(uint32_t b, bool probe)
+/* True: the whole chain up to b. */
+static bool match_one(uint32_t b, bool probe)
 {
         uint8_t keys[16 * BLOCKS];
         uint32_t n = 0, chain[BLOCKS];
@@ -398,7 +399,7 @@ static void match_one(uint32_t b, bool probe)
                 chain[n++] = b;
         for (uint32_t i = 0; i < n; i++)
                 key_make(chain[n - 1 - i], keys + 16 * i);
-        get_match(&w.st.e, space_of(chain[0]), keys, n, probe, &stop);
+        return get_match(&w.st.e, space_of(chain[0]), keys, n, probe, &stop) == n;
 }
 
 /* a round: work, crash, look */
@@ -439,22 +440,9 @@ static bool chain_is(uint32_t b, bool must)
         return true;
 }
 
-static bool is_matched(uint32_t b)
-{
-        uint8_t keys[16 * BLOCKS];
-        uint32_t n = 0, chain[BLOCKS];
-        int stop;
-
-        for (; b != NO_BLOCK; b = w.blocks[b].parent)
-                chain[n++] = b;
-        for (uint32_t i = 0; i < n; i++)
-                key_make(chain[n - 1 - i], keys + 16 * i);
-        return get_match(&w.st.e, space_of(chain[0]), keys, n, true, &stop) == n;
-}
-
 static bool is_back(uint32_t b)
 {
-        if (!is_matched(b))
+        if (!match_one(b, true))
                 return false;
         for (uint32_t s = 0; s < shards_of(b); s++) {
                 CHECK(load_one(b, s));
@@ -477,7 +465,7 @@ static void look(bool acted)
         }
         for (uint32_t b = 0; b < BLOCKS; b++) {
                 n_must += must[b];
-                if (must[b] && !is_matched(b)) {
+                if (must[b] && !match_one(b, true)) {
                         uint8_t key[16];
                         key_make(b, key);
                         for (uint32_t s = 0; s < shards_of(b); s++)
@@ -562,13 +550,15 @@ static void run_seed(unsigned seed)
                 }
                 store_audit(&w.st);
                 w.st.crashed = true;
+                for (uint32_t i = 0; i < OPS; i++)
+                        if (w.ops[i].kind == OP_PUT) { /* never answered, and in no memory then; staging goes first, as when a session ends */
+                                w.blocks[w.ops[i].block].part[w.ops[i].shard].failed |= 1ull << w.ops[i].version;
+                                put_cancel(&w.ops[i].put);
+                        }
                 store_crash(&w.st);
                 n_crashes++;
-                for (uint32_t i = 0; i < OPS; i++) {
-                        if (w.ops[i].kind == OP_PUT) /* it was never answered, and is in no memory now */
-                                w.blocks[w.ops[i].block].part[w.ops[i].shard].failed |= 1ull << w.ops[i].version;
+                for (uint32_t i = 0; i < OPS; i++)
                         w.ops[i].kind = OP_IDLE;
-                }
                 for (uint32_t b = 0; b < BLOCKS; b++) /* what was asked for, and not flushed, is forgotten */
                         for (uint32_t s = 0; s < SHARDS; s++)
                                 w.blocks[b].part[s].min_asked = w.blocks[b].part[s].min;
