@@ -46,9 +46,14 @@ void recovery_free(struct nvme_device *d)
         if (!r)
                 return;
         d->recovery = NULL;
-        for (uint32_t i = 0; i < r->n_spaces; i++)
-                if (r->spaces[i].space)
-                        r->spaces[i].space->n_open--; /* an empty one is forgotten when it is next settled */
+        for (uint32_t i = 0; i < r->n_spaces; i++) {
+                struct space *s = r->spaces[i].space;
+                if (!s)
+                        continue;
+                s->n_open--;
+                if (d->nvme->on_settle) /* nothing of it may be left */
+                        d->nvme->on_settle(d->nvme, s, d->nvme->arg);
+        }
         free(r->order);
         free(r->spaces);
         free(r->entries);

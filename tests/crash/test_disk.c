@@ -221,6 +221,20 @@ static void test_errors_fail_a_device_that_is_recovered(void **state)
         CHECK_EQ(matched(), N);
 }
 
+static void test_space_goes_with_its_last_record(void **state)
+{
+        struct nvme_device *d = store_device(&st);
+        uint32_t n = st.e.tenants.n_spaces;
+
+        st.s[SPACE]->n_open--; /* nobody has it open, and nothing of it is in memory */
+        CHECK_OK(nvme_detach(&st.e.nvme, st.path));
+        TURN_UNTIL(&st, d->state == DEVICE_DETACHED && d->sweep_cursor == UINT32_MAX);
+        CHECK_EQ(st.e.tenants.n_spaces, n - 1);
+        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
+        store_serve(&st);
+        CHECK_EQ(st.e.tenants.n_spaces, n);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -229,6 +243,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_device_that_hangs, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_device_that_hangs_while_it_is_recovered, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_errors_fail_a_device_that_is_recovered, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_space_goes_with_its_last_record, setup, teardown),
         };
 
         assert_bind_loop();
