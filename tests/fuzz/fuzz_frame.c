@@ -486,6 +486,10 @@ static void end(void)
                 run_all_jobs();
                 FUZZ_CHECK(!t->n_records && !t->record_bytes);
                 FUZZ_CHECK(!t->n_blocks && !t->used_bytes && !t->payload_bytes && !t->held_bytes && !t->staging_bytes && !t->retired_bytes);
+                list_for_each (s, &e->tenants.spaces, struct space, link)
+                        if (s->tenant == t)
+                                fprintf(stderr, "left: space %u '%s': %u blocks, %llu records, open %u, purging %d\n", s->id, s->name, s->n_blocks,
+                                        (unsigned long long)s->n_records, s->n_open, s->purging);
                 FUZZ_CHECK(!t->n_sessions && !t->n_leases && !t->n_spaces && !t->n_xfers && !t->n_reservations && !t->n_subscriptions);
                 FUZZ_CHECK(!t->lru_cold && !t->lru_hot && !t->condemned);
                 tenant_settle(&e->tenants, t);
