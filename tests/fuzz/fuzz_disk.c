@@ -203,8 +203,10 @@ static void try_footer(uint8_t *p, size_t n, bool mended)
 
         int r = footer_peek(p + n - 64, &at, segment_bytes, &t, &n_footer);
         FUZZ_CHECK(r == 0 || r == -EBADMSG || r == -EPROTONOSUPPORT);
-        if (r)
+        if (r) {
+                FUZZ_CHECK(footer_check(p, n, &at, segment_bytes) == r && footer_check(p, n, &at, n - 1) == -EBADMSG);
                 return;
+        }
         FUZZ_CHECK(n_footer % PAGE == 0 && n_footer >= PAGE && n_footer < segment_bytes && n_footer >= t.n_entries * 64ull + 64);
         if (mended)
                 mend(p, n, n - 8, at.generation, 0);
@@ -300,9 +302,16 @@ static uint8_t seed[2 + PAGES_MAX * PAGE];
 
 static void put_seed(const char *corpus, const char *name, unsigned how, size_t n_pages, size_t n)
 {
+        char other[32];
+
         seed[0] = (uint8_t)how;
         seed[1] = (uint8_t)(n_pages - 1);
         fuzz_seed(corpus, name, seed, 2 + n);
+        if (!(how & MEND_PLACE))
+                return;
+        snprintf(other, sizeof(other), "%s-as-it-is", name); /* so that other versions and places come, too */
+        seed[0] = (uint8_t)(how & ~MEND_PLACE);
+        fuzz_seed(corpus, other, seed, 2 + n);
 }
 
 static void put_record(const char *corpus, const char *name, struct record_header *h, const void *payload, size_t n)

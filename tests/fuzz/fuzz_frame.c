@@ -21,10 +21,10 @@
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
 #include "tests/fuzz/disk.h"
-#include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/frame_seeds.h"
 #include "tests/fuzz/messages.h"
 
-enum { N_CLIENTS = 4, STEP_BYTES = 12, N_STEPS = 400, N_TYPES = 40 };
+enum { N_CLIENTS = 4, N_STEPS = 400 };
 
 static struct server server;
 static const uid_t other_uid = 1234;
@@ -470,6 +470,12 @@ static void end(void)
         }
         pass_time(3600 * 1000000ull); /* incomplete blocks, too */
         run_all_jobs();
+        FUZZ_CHECK(!server.draining || server.stop);
+        if (server.stop) {
+                server_end(false);
+                server_start();
+                run_all_jobs();
+        }
         FUZZ_CHECK(!server.n_sessions && list_empty(&server.sessions) && list_empty(&server.requests));
         FUZZ_CHECK(list_empty(&server.subscriptions) && list_empty(&server.purges) && list_empty(&server.unacked));
         FUZZ_CHECK(!server.leases.n_used && !server.reservations.n_used && !e->xfers.n_used && list_empty(&e->incomplete));
@@ -488,8 +494,8 @@ static void end(void)
                 FUZZ_CHECK(!t->n_blocks && !t->used_bytes && !t->payload_bytes && !t->held_bytes && !t->staging_bytes && !t->retired_bytes);
                 list_for_each (s, &e->tenants.spaces, struct space, link)
                         if (s->tenant == t)
-                                fprintf(stderr, "left: space %u '%s': %u blocks, %llu records, open %u, purging %d\n", s->id, s->name, s->n_blocks,
-                                        (unsigned long long)s->n_records, s->n_open, s->purging);
+                                fprintf(stderr, "left: space %u '%s': %u blocks, %llu records, open %u, purging %d\n", s->id, s->name,
+                                        s->n_blocks, (unsigned long long)s->n_records, s->n_open, s->purging);
                 FUZZ_CHECK(!t->n_sessions && !t->n_leases && !t->n_spaces && !t->n_xfers && !t->n_reservations && !t->n_subscriptions);
                 FUZZ_CHECK(!t->lru_cold && !t->lru_hot && !t->condemned);
                 tenant_settle(&e->tenants, t);
@@ -540,92 +546,6 @@ size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t n, size_t max, unsigned se
         if (from < STEP_BYTES)
                 memset(bytes + at + from, 0, STEP_BYTES - from);
         return n;
-}
-
-static const uint8_t park[][STEP_BYTES] = {{0, 0, 3, 0, 1, 0xd0}, {0xba}, {0xba}, {5}, {1, 0, 3, 0, 1},
-                                           {1, 0, 3, 0, 1},       {0xc8}, {0xd0}, {5}, {0xe2, 200}};
-static const uint8_t deaf[][STEP_BYTES] = {{0xe0}, {23, 0, 255}, {23, 0, 255}, {23, 0, 255}, {16}, {0xff}, {0xe7}, {23, 0, 255}, {0xd0}};
-/* another tenant's leases on all it has, then somebody who needs room */
-static const uint8_t leased[][STEP_BYTES] = {
-        {24, 3, 3, 0},
-        {0xff, 3, 4, 0, 0, 0xd0},
-        {0xff, 3, 4, 0x40, 0, 0xd0},
-        {0xff, 3, 4, 0x80, 0, 0xd0},
-        {0xff, 3, 4, 0xc0, 0, 0xd0},
-        {1, 3, 4, 0, 0},
-        {1, 3, 4, 0x40, 0},
-        {1, 3, 4, 0x80, 0},
-        {1, 3, 4, 0xc0, 0},
-        {0xff, 0, 3, 0, 0, 0xd0},
-        {0xff, 0, 3, 0x40},
-        {0xff, 0, 3, 0x80, 0, 0xd0},
-        {0xff, 0, 3, 0xc0, 0, 0xd0},
-        {0xff, 0, 3, 0, 3, 0xd0},
-        {0xe2, 200},
-        {0xff, 0, 3, 1, 5, 0xd0},
-};
-
-/* More than memory has room for, so that the first are on the device only; then they are read, the device goes and comes, and the daemon. */
-static const uint8_t nvme[][STEP_BYTES] = {
-        {0xff, 0, 3, 0, 5},
-        {0xff, 0, 3, 0x40, 5},
-        {0xff, 0, 3, 0x80, 5, 0, 8},
-        {0xff, 0, 3, 0xc0, 5},
-        {0xd0},
-        {3, 0, 3, 0, 5},
-        {0xe9},
-        {0xd0},
-        {9, 0, 3, 0x40, 5, 200},
-        {6, 0, 3, 0x40, 5},
-        {0xd0},
-        {36, 0, 3, 0},
-        {36, 0, 2, 0},
-        {36, 0, 1, 0},
-        {0xd0},
-        {36, 0, 0, 0},
-        {0xd0},
-        {3, 0, 3, 0x80, 5, 0, 8, 0, 1},
-        {21, 0, 4},
-        {0xd0},
-        {0xed},
-        {0xd0},
-        {6, 0, 3, 0x40, 5},
-        {1, 0, 3, 0x40, 5},
-        {0xd0},
-        {0xec, 12, 24, 0, 1},
-        {0xec, 16, 1, 0, 1, 1},
-        {0xed},
-        {0xd0},
-        {10, 0, 3, 0, 3},
-        {0xd0},
-};
-
-/* For each shape, every kind of request at a few keys, in three orders. */
-static void write_seeds(const char *corpus)
-{
-        uint8_t seed[64][STEP_BYTES];
-        char name[16];
-
-        fuzz_seed(corpus, "park", park, sizeof(park));
-        fuzz_seed(corpus, "deaf", deaf, sizeof(deaf));
-        fuzz_seed(corpus, "leased", leased, sizeof(leased));
-        fuzz_seed(corpus, "nvme", nvme, sizeof(nvme));
-        for (unsigned shape = 0; corpus && shape < N_SHAPES; shape++) {
-                memset(seed, 0, sizeof(seed));
-                for (unsigned i = 0; i < 64; i++) {
-                        uint8_t *p = seed[i];
-                        unsigned what = i * (shape % 3 * 2 + 1) % 64;
-                        p[0] = what < N_TYPES ? (uint8_t)what : what % 2 ? 0xff : 0xd0;
-                        p[2] = (uint8_t)(shape + i / 16);
-                        p[1] = i % 7 ? 0 : (uint8_t)(i % N_CLIENTS);
-                        p[3] = (uint8_t)(i % 4);
-                        p[4] = (uint8_t)(i % 5);
-                }
-                seed[0][0] = 0xdd; /* begins anew, with this shape */
-                seed[0][2] = (uint8_t)shape;
-                snprintf(name, sizeof(name), "%u", shape);
-                fuzz_seed(corpus, name, seed, sizeof(seed));
-        }
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
