@@ -19,7 +19,7 @@
 #include "libclient/codec/hash.h"
 #include "tests/fuzz/fuzz.h"
 
-enum { DISK_BYTES = 8 << 20, DISK_SEGMENT_BYTES = 1 << 20 };
+enum { DISK_BYTES = 5 << 20 /* as nvme_bytes of the target */ };
 
 static struct disk_file {
         const char *path;

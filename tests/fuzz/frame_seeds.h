@@ -63,6 +63,40 @@ static const uint8_t nvme[][STEP_BYTES] = {
         {0xd0},
 };
 
+/* A space of this shape that is larger than memory, and then than the device: its blocks are replaced, read in part and whole, dropped, moved, and
+ * found again by the next daemon. */
+static void write_nvme_seed(const char *corpus, unsigned shape)
+{
+        const uint8_t s = (uint8_t)shape, then[][STEP_BYTES] = {{0xd0},
+                                                                {3, 0, 4, 0, 5, 0, 8, 1, 1},
+                                                                {0xd0},
+                                                                {3, 0, 4, 0x40, 5},
+                                                                {9, 0, 4, 0x80, 5, 200},
+                                                                {0xd0},
+                                                                {6, 0, 4, 0x80, 5},
+                                                                {1, 0, 4, 0x80, 5},
+                                                                {0xd0},
+                                                                {10, 0, 4, 0, 1},
+                                                                {0xd0},
+                                                                {36, 0, 2},
+                                                                {0xd0},
+                                                                {0xed},
+                                                                {0xdd, 0, s},
+                                                                {0xd0},
+                                                                {6, 0, 9, 0x40, 5},
+                                                                {3, 0, 9, 0x40, 5, 0, 8, 1, 1},
+                                                                {0xd0}};
+        uint8_t seed[64][STEP_BYTES] = {{0xdd, 0, s}};
+        char name[16];
+        unsigned n = 1;
+
+        for (unsigned i = 0; i < 16; i++)
+                memcpy(seed[n++], (uint8_t[STEP_BYTES]){0xff, 0, 4, (uint8_t)(i << 6), 5, 0, i < 4 ? 0 : 0x80}, STEP_BYTES);
+        memcpy(seed[n], then, sizeof(then));
+        snprintf(name, sizeof(name), "nvme-%u", shape);
+        fuzz_seed(corpus, name, seed, n * STEP_BYTES + sizeof(then));
+}
+
 /* For each shape, every kind of request at a few keys, in three orders. */
 static void write_seeds(const char *corpus)
 {
@@ -84,6 +118,7 @@ static void write_seeds(const char *corpus)
                         p[3] = (uint8_t)(i % 4);
                         p[4] = (uint8_t)(i % 5);
                 }
+                write_nvme_seed(corpus, shape);
                 seed[0][0] = 0xdd; /* begins anew, with this shape */
                 seed[0][2] = (uint8_t)shape;
                 snprintf(name, sizeof(name), "%u", shape);

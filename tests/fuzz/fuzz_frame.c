@@ -283,7 +283,7 @@ static void server_start(void)
         static const char options[] =
                 "host_bytes=16M\nslab_bytes=2M\nprealloc_bytes=2M\nhuge_pages=no\nworkers=1\ntenant_hard_bytes=12M\n"
                 "max_blocks=16\nmax_leases=48\nmax_spaces_tenant=6\nmax_inflight_session=24\nghost_entries=16\nstaging_bytes=2M\n"
-                "lease_usec=1s\nput_timeout_usec=1s\nhello_timeout_usec=1s\nnvme_devices=none\nnvme_bytes=8M\nnvme_segment_bytes=1M\n"
+                "lease_usec=1s\nput_timeout_usec=1s\nhello_timeout_usec=1s\nnvme_devices=none\nnvme_bytes=5M\nnvme_segment_bytes=1M\n"
                 "nvme_buffer_bytes=4M\nnvme_max_records=64\nnvme_admit_hits=0\nnvme_timeout_usec=1s\nnvme_scrub_bytes_sec=1M\n";
         char dir[] = "/tmp/kvt-fuzz-XXXXXX", text[1024], error[256], path[64];
         struct conf conf = {};
