@@ -94,8 +94,8 @@ static void test_device_that_hangs_while_it_is_recovered(void **state)
         st.e.now_usec += 31 * USEC_PER_SEC;
         engine_expire(&st.e);
         CHECK_EQ(d->state, DEVICE_FAILED);
-        CHECK_OK(put_block(0));
-        CHECK_IS(make_durable(0), KVT_E_NO_DEVICE);
+        CHECK_OK(block_put(0, ROOT, 1));
+        CHECK_IS(block_make_durable(0), KVT_E_NO_DEVICE);
         CHECK_EQ(d->state, DEVICE_FAILED);
         st.disk->hangs = false;
         TURN_UNTIL(&st, !d->n_stuck);
@@ -103,7 +103,7 @@ static void test_device_that_hangs_while_it_is_recovered(void **state)
         store_serve(&st);
         CHECK_EQ(matched(), N);
         for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(read_block(b));
+                CHECK_OK(block_read(b, 1));
 }
 
 /* The error that is one too many ends the recovery that it happened to. */
