@@ -121,10 +121,10 @@ void device_fail(struct nvme_device *d, bool readable, const char *format, ...)
         }
         d->state = DEVICE_FAILED;
         d->sweep_cursor = 0;
-        recovery_free(d); /* before its reads come back: it would take them for segments without records */
-        give_up_ios(d, -ETIMEDOUT);
+        recovery_free(d); /* before it is told: it would take what did not come back for segments that hold nothing */
         recycle_free(d);
         scrub_free(d);
+        give_up_ios(d, -ETIMEDOUT);
         log_settle(d);
         if (d->nvme->on_room)
                 d->nvme->on_room(d->nvme, d->nvme->arg);
