@@ -54,6 +54,10 @@ struct catalog {
         uint32_t n_buckets; /* in use */
         uint32_t n_live;
         uint64_t secret[2]; /* clients choose keys */
+        struct known {
+                uint32_t entry, epoch;
+        } * known; /* entries that were found reachable, in places that follow from their number; true while the epoch is the same */
+        uint32_t epoch; /* another one whenever an entry with children is removed */
 };
 
 /* max: entries; address space is reserved, memory touched as they come. -errno */
