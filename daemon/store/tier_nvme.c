@@ -67,6 +67,8 @@ void nvme_forget(struct nvme *n, uint32_t i, int why)
         if (n->on_gone)
                 n->on_gone(n, s, shard, key, why, n->arg);
         s->n_open--;
+        if (n->on_settle)
+                n->on_settle(n, s, n->arg);
 }
 
 /* reading */

@@ -287,7 +287,7 @@ void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16]);
 /* A whole space, likewise: what was written up to now. The caller takes its entries out first. */
 void nvme_drop_space(struct nvme *n, struct space *s);
 void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t device);
-/* One entry out of the catalog, nothing on the device. why: enum kvt_why */
+/* One entry out of the catalog, nothing on the device. why: enum kvt_why. A space of which it was the last trace is gone, too. */
 void nvme_forget(struct nvme *n, uint32_t entry, int why);
 
 void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s);
