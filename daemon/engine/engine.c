@@ -457,9 +457,10 @@ uint64_t engine_deadline(const struct engine *e)
         const struct shards *s = list_first(&e->incomplete, struct shards, link);
 
         uint64_t d = MIN(s ? s->deadline_usec : UINT64_MAX, nvme_deadline(&e->nvme));
-        const struct durable *u = list_first(&e->durables, struct durable, link);
-
-        return u ? MIN(d, u->deadline_usec) : d;
+        list_for_each (u, &e->durables, struct durable, link) /* oldest first; a device that flushes has a time-out of its own */
+                if (!u->syncing)
+                        return MIN(d, u->deadline_usec);
+        return d;
 }
 
 void engine_expire(struct engine *e)

@@ -60,6 +60,12 @@ struct catalog {
         uint32_t epoch; /* another one whenever an entry with children is removed */
 };
 
+/* No room for the entry of a block and one for its parent. */
+static inline bool catalog_is_full(const struct catalog *c)
+{
+        return c->pool.n_used + 2 > c->pool.max;
+}
+
 /* max: entries; address space is reserved, memory touched as they come. -errno */
 int catalog_init(struct catalog *c, uint32_t max);
 void catalog_deinit(struct catalog *c);
