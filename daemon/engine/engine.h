@@ -27,7 +27,7 @@ struct engine {
         } demotes;
         uint32_t n_demoting, n_loading;
         int demote_error; /* why a part was last not written */
-        struct list loads; /* of struct load: waiting for room */
+        struct list loads; /* of struct tenant: those with loads that wait for room, in turn */
         struct list durables; /* of struct durable */
         struct ahead { /* records to be brought into memory without anybody waiting; see engine/load */
                 uint32_t *entries; /* owned */
