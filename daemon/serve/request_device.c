@@ -77,7 +77,7 @@ static void start_flush(struct session *c, uint32_t id)
                 return;
         }
         *f = (struct flush){.sync.done = flushed, .server = c->server, .session = c->id, .id = id};
-        nvme_sync_start(&c->server->engine.nvme, &f->sync);
+        nvme_flush_start(&c->server->engine.nvme, &f->sync);
 }
 
 void request_device(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)

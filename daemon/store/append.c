@@ -7,6 +7,8 @@
 #include "daemon/util/metrics.h"
 #include "libclient/codec/hash.h"
 
+enum { DESCRIPTOR_PENDING = 1 };
+
 static bool fits(const struct log *l, uint32_t n_pages, uint32_t n_entries)
 {
         return l->end_page + n_pages + footer_bytes(l->n_entries + n_entries) / FORMAT_PAGE_BYTES <= device_segment_pages(l->device);
@@ -128,10 +130,16 @@ static int describe_space(struct nvme_device *d, struct log *l, struct space *s,
         }
         place_write(d, l, w);
         l->spaces[l->n_spaces].space = s->id;
+        l->spaces[l->n_spaces].result = DESCRIPTOR_PENDING;
         l->spaces[l->n_spaces++].entry = (uint16_t)w->i_entry;
         *ret_entry = (uint16_t)w->i_entry;
+        l->n_writes++; /* keeps the log if it fails at once */
         nvme_write_submit(d->nvme, w, true);
-        return 0;
+        l->n_writes--;
+        if (!l->broken)
+                return 0;
+        log_settle(d); /* it is gone now, perhaps */
+        return KVT_E_AGAIN;
 }
 
 int nvme_write_begin_on(struct nvme_device *d, struct nvme_write *w)
@@ -157,7 +165,10 @@ int nvme_write_begin_on(struct nvme_device *d, struct nvme_write *w)
         struct log *l = d->log;
         if (!l && !device_usable(d) && !d->recycle && d->n_free == d->sb.n_segments)
                 return KVT_E_NO_SPACE; /* there is nothing to recycle either */
-        if (!l || (!moves && !device_usable(d))) {
+        bool stuck = w->type == RECORD_BLOCK && !moves && !d->recycle && device_stuck(d);
+        if (!l && stuck)
+                return KVT_E_NO_SPACE;
+        if (!l || (!moves && !device_usable(d) && !stuck)) {
                 d->wants_room = true; /* nvme_pass() sees to it */
                 return KVT_E_AGAIN;
         }
@@ -239,40 +250,49 @@ static void publish(struct nvme *n, struct nvme_write *w)
         nvme_account(n, s, w->at, 1);
 }
 
-static void record_written(struct nvme_io *io, int r, void *arg)
+/* How the descriptor that the write leans on came back: 0, -errno, or DESCRIPTOR_PENDING. */
+static int descriptor_result(const struct nvme_write *w)
 {
-        struct nvme_write *w = arg;
+        const struct log *l = w->log;
+        uint16_t entry = l->entries[w->i_entry].space;
+
+        for (uint32_t i = 0; i < l->n_spaces; i++)
+                if (l->spaces[i].entry == entry)
+                        return l->spaces[i].result;
+        return 0; /* it leans on none */
+}
+
+/* A place in the log that holds nothing. own_error: that of this very operation. */
+static void fail_write(struct nvme_write *w, int r, bool own_error)
+{
+        struct log *l = w->log;
+        struct nvme_device *d = l->device;
+        struct footer_entry *e = &l->entries[w->i_entry];
+
+        *e = (struct footer_entry){.page = e->page, .n_pages = e->n_pages, .space = 0xffff, .type = RECORD_PAD};
+        if (!l->broken || w->order.serial < l->order.serial) { /* what comes behind the oldest hole is durable only with the footer */
+                list_remove(&l->order.link);
+                l->order.serial = w->order.serial;
+                list_append(&w->order.link, &l->order.link); /* in its place */
+        }
+        l->broken = l->full = true;
+        if (d->log == l)
+                d->log = NULL;
+        if (r == -ENOSPC && !d->block_device)
+                d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
+        else if (own_error)
+                device_count_error(d, true);
+}
+
+static void finish_write(struct nvme_write *w, int r, bool own_error)
+{
         struct log *l = w->log;
         struct nvme_device *d = l->device;
         struct nvme *n = d->nvme;
 
-        if (r != -ETIMEDOUT && r != -ECANCELED)
-                buffers_give(&d->buffers, w->header, (size_t)w->n_pages * FORMAT_PAGE_BYTES);
-        w->header = NULL;
         l->n_writes--;
         if (r < 0) {
-                struct footer_entry *e = &l->entries[w->i_entry];
-                *e = (struct footer_entry){.page = e->page, .n_pages = e->n_pages, .space = 0xffff, .type = RECORD_PAD};
-                if (w->type == RECORD_SPACE) /* those that lean on it are void, too */
-                        for (uint32_t k = 0; k < l->n_entries; k++)
-                                if (l->entries[k].space == w->i_entry)
-                                        l->entries[k] = (struct footer_entry){.page = l->entries[k].page,
-                                                                              .n_pages = l->entries[k].n_pages,
-                                                                              .space = 0xffff,
-                                                                              .type = RECORD_PAD};
-                if (!l->broken ||
-                    w->order.serial < l->order.serial) { /* what comes behind the oldest hole is durable only with the footer */
-                        list_remove(&l->order.link);
-                        l->order.serial = w->order.serial;
-                        list_append(&w->order.link, &l->order.link); /* in its place */
-                }
-                l->broken = l->full = true;
-                if (d->log == l)
-                        d->log = NULL;
-                if (r == -ENOSPC && !d->block_device)
-                        d->full_until_usec = n->now_usec + 60 * USEC_PER_SEC;
-                else
-                        device_count_error(d, true);
+                fail_write(w, r, own_error);
         } else {
                 d->n_write_errors = 0;
                 if (w->type == RECORD_BLOCK && !w->is_void)
@@ -286,6 +306,43 @@ static void record_written(struct nvme_io *io, int r, void *arg)
         }
         list_remove(&w->order.link);
         w->done(w, r == -ENOSPC && !d->block_device ? KVT_E_NO_SPACE : r < 0 ? KVT_E_IO : 0);
+}
+
+/* The descriptor came back: what leans on it is as good as it is. */
+static void finish_held(struct log *l, uint32_t i_entry, int r)
+{
+        for (uint32_t i = 0; i < l->n_spaces; i++)
+                if (l->spaces[i].entry == i_entry)
+                        l->spaces[i].result = MIN(r, 0);
+        list_for_each_safe (w, &l->held, struct nvme_write, held)
+                if (l->entries[w->i_entry].space == i_entry) {
+                        list_remove(&w->held);
+                        finish_write(w, r, false);
+                }
+}
+
+static void record_written(struct nvme_io *io, int r, void *arg)
+{
+        struct nvme_write *w = arg;
+        struct log *l = w->log;
+        struct nvme_device *d = l->device;
+        struct nvme *n = d->nvme;
+        bool is_descriptor = w->type == RECORD_SPACE;
+        uint32_t i_entry = w->i_entry;
+
+        if (r != -ETIMEDOUT && r != -ECANCELED)
+                buffers_give(&d->buffers, w->header, (size_t)w->n_pages * FORMAT_PAGE_BYTES);
+        w->header = NULL;
+        int leans_on = is_descriptor || r < 0 ? 0 : descriptor_result(w);
+        if (leans_on == DESCRIPTOR_PENDING) { /* without it the record is nothing */
+                list_append(&l->held, &w->held);
+                return;
+        }
+        l->n_writes++; /* keeps the log */
+        finish_write(w, r < 0 ? r : leans_on, r < 0);
+        if (is_descriptor)
+                finish_held(l, i_entry, r);
+        l->n_writes--;
         log_settle(d);
         if (n->on_room)
                 n->on_room(n, n->arg);

@@ -224,6 +224,7 @@ bool nvme_pass(struct nvme *n, uint64_t now_usec)
 
         n->now_usec = now_usec;
         nvme_write_drops(n);
+        nvme_flushes_settle(n);
         more |= forget_drops(n);
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
@@ -321,6 +322,8 @@ void nvme_stop(struct nvme *n)
                         d->next->full = true;
                 recycle_free(d);
                 log_settle(d);
+                if (d->ring) /* there may be no other pass before this comes back */
+                        ring_kick(d->ring);
         }
 }
 

@@ -13,7 +13,6 @@
 #include "daemon/util/log.h"
 
 enum {
-        SEGMENTS_MIN = 3, /* one that is written, one for what is moved, one that is moved */
         LOCK_RETRIES = 40, /* a daemon that was killed may hold its lock for a moment: the kernel takes rings apart in the background */
         LOCK_RETRY_USEC = 50000,
 };
@@ -24,7 +23,7 @@ static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, stru
 
         *sb = (struct superblock){.segment_bytes = o->segment_bytes, .device_bytes = bytes};
         sb->n_segments = format_n_segments(bytes, sb->segment_bytes);
-        if (sb->n_segments < SEGMENTS_MIN)
+        if (sb->n_segments < DEVICE_SEGMENTS_MIN)
                 return -EFBIG;
         clock_gettime(CLOCK_REALTIME, &now);
         sb->created_sec = (uint64_t)now.tv_sec;
@@ -57,13 +56,13 @@ static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t b
                 d->sb = copy;
                 superblock_encode(page, &copy);
                 if (pwrite(fd, page, FORMAT_PAGE_BYTES, 0) == FORMAT_PAGE_BYTES && fdatasync(fd) == 0)
-                        log_warning("%s: the superblock was damaged and is restored from its copy", d->path);
+                        log_warning("%s: byte 0: the superblock was damaged and is restored from its copy", d->path);
                 return 0;
         }
         if (r == 0 && (r2 != 0 || memcmp(&copy, &d->sb, sizeof copy))) {
                 superblock_encode(page, &d->sb);
                 if (pwrite(fd, page, FORMAT_PAGE_BYTES, FORMAT_SUPERBLOCK_COPY) == FORMAT_PAGE_BYTES && fdatasync(fd) == 0)
-                        log_warning("%s: the copy of the superblock was damaged and is restored", d->path);
+                        log_warning("%s: byte %d: the copy of the superblock was damaged and is restored", d->path, FORMAT_SUPERBLOCK_COPY);
         }
         return r;
 }
@@ -149,7 +148,7 @@ static void open_work(struct job *j)
                             (unsigned long long)d->sb.n_segments);
                 d->sb.n_segments = format_n_segments(bytes, d->sb.segment_bytes);
         }
-        if (r == 0 && d->sb.n_segments < SEGMENTS_MIN)
+        if (r == 0 && d->sb.n_segments < DEVICE_SEGMENTS_MIN)
                 r = -EFBIG;
         d->open_result = r;
         if (r == 0)
@@ -162,7 +161,7 @@ static const char *open_error(int r)
                : r == -ELOOP           ? "it is a symbolic link, and not one to a block device"
                : r == -ENODATA         ? "it is blank: kvtierctl format"
                : r == -ENOMSG          ? "it holds something else: kvtierctl format --force"
-               : r == -EBADMSG         ? "both superblocks are damaged"
+               : r == -EBADMSG         ? "both superblocks, at bytes 0 and 524288, are damaged"
                : r == -EPROTONOSUPPORT ? "its version is unknown to this release"
                : r == -EPROTO          ? "its superblock makes no sense"
                : r == -EFBIG           ? "it is too small"
@@ -184,8 +183,10 @@ void device_close(struct nvme_device *d)
         d->ring = NULL;
         if (r == 0) {
                 buffers_deinit(&d->buffers);
-                if (d->fd >= 0)
+                if (d->fd >= 0) {
+                        flock(d->fd, LOCK_UN); /* the kernel may hold the file a while longer, for the ring */
                         close(d->fd);
+                }
         } else {
                 log_warning("%s hangs: its memory and descriptor are left alone", d->path);
         }

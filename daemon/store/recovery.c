@@ -4,7 +4,8 @@
  *                                                 '--none--> scan: record by record, payloads and all, up to the first that does not verify;
  *                                                            what was found gets a footer
  *
- * A footer's entries name their space by a digest; a digest that is new is looked up in the record that describes it, first.
+ * A footer's entries name their space by a digest; a digest that is new is looked up in the record that describes it, first. If that is damaged, the segment
+ * has its turn again when all others had theirs.
  *
  * Of two records of one block the one written last counts, whichever is seen first (generation, page). Drops are remembered as DEAD entries with their
  * place until all is read; newest first means that a dropped record is hardly ever seen alive. What is dropped or replaced meanwhile is remembered, too.
@@ -21,6 +22,12 @@
 enum { DAY_SEC = 86400, SPACE_PAGES_MAX = SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYTES + 2, PURGE_STEPS = 8192 };
 
 static void recovery_step(struct recovery *r);
+
+/* After a crash some is to be expected: what was being written then. */
+static void tell_damage(const struct nvme_device *d, uint64_t offset, const char *what)
+{
+        log_limited(LOG_WARNING, "%s: byte %llu: %s", d->path, (unsigned long long)offset, what);
+}
 
 static bool gone(struct recovery *r)
 {
@@ -120,8 +127,14 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
                             h->type == RECORD_SPACE && record_payload_check(h, record_payload(h)) == 0;
                 if (result < 0)
                         device_count_error(d, false);
-                if (!recovery_learn_space(r, e->key, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0))
+                if (!good && r->i_next < r->n_first) { /* a segment that is older may describe it, too */
+                        tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, e->page, 1}),
+                                    "the record there, which describes a space, does not verify");
+                        r->order[r->n_order++] = s->segment;
+                        segment_finished(r);
+                } else if (!recovery_learn_space(r, e->key, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0)) {
                         segment_finished(r); /* no memory: the segment's records stay unknown */
+                }
                 break;
         }
         give(r, &r->buf, r->n_buf, result);
@@ -235,6 +248,8 @@ static void scan_finished(struct recovery *r, struct slot *s, bool torn)
         if (torn) {
                 d->counters.n_torn++;
                 metrics.c_nvme_torn++;
+                tell_damage(d, format_segment_offset(&d->sb, s->segment) + (uint64_t)end * FORMAT_PAGE_BYTES,
+                            "the record there does not verify: the segment ends before it");
         }
         for (uint32_t i = n; i-- > 0;)
                 if (r->entries[i].type == RECORD_BLOCK) {
@@ -404,6 +419,8 @@ static bool segment_step(struct recovery *r, struct slot *s)
                         segment_finished(r);
                         return true;
                 }
+                tell_damage(d, format_segment_offset(&d->sb, s->segment) + d->sb.segment_bytes - n,
+                            "the footer there does not verify: the segment is read record by record");
         }
         if (s->buf)
                 give(r, &s->buf, s->n_bytes, 0);
@@ -442,7 +459,7 @@ static void recovery_finished(struct recovery *r)
         struct nvme_device *d = r->device;
 
         time_t now = time(NULL);
-        for (uint32_t i = 0; i < r->n_order; i++) /* one that was opened in the future was so before the clock was set back */
+        for (uint32_t i = 0; i < r->n_first; i++) /* one that was opened in the future was so before the clock was set back */
                 if (d->segments[r->order[i]].opened_sec + DAY_SEC > (uint64_t)now)
                         d->nvme->recent_bytes += d->sb.segment_bytes;
         d->counters.recover_usec = clock_usec() - r->started_usec;
@@ -526,9 +543,12 @@ static void header_read(struct nvme_io *io, int result, void *arg)
                 d->nvme->generation = MAX(d->nvme->generation, h.generation);
                 r->order[r->n_order++] = i;
         } else {
+                const uint8_t zero[FORMAT_PAGE_BYTES] = {};
                 s->state = SEGMENT_FREE;
-                s->virgin = result == 0;
+                s->virgin = result == 0 && !memcmp(page, zero, sizeof zero);
                 d->n_virgin += s->virgin;
+                if (result == 0 && !s->virgin)
+                        tell_damage(d, io->op.offset, "the header there does not verify: nothing of its segment is served");
                 d->n_free++;
         }
         if (result != -ETIMEDOUT && result != -ECANCELED)
@@ -560,7 +580,8 @@ static void headers_step(struct recovery *r)
                 r->i_header++;
         }
         if (r->i_header == d->sb.n_segments && !r->n_headers_pending) {
-                qsort_r(r->order, r->n_order, sizeof *r->order, newest_first, d);
+                r->n_first = r->n_order;
+                qsort_r(r->order, r->n_first, sizeof *r->order, newest_first, d);
                 recovery_step(r);
         }
 }
@@ -569,7 +590,7 @@ void recovery_start(struct nvme_device *d)
 {
         struct recovery *r = new0(struct recovery, 1);
 
-        if (!r || !(r->order = new0(uint32_t, d->sb.n_segments))) {
+        if (!r || !(r->order = new0(uint32_t, 2 * d->sb.n_segments))) {
                 free(r);
                 device_fail(d, false, "no memory to recover it");
                 return;

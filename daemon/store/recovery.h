@@ -29,8 +29,8 @@ struct recovery {
         uint32_t n_ios;
         /* headers */
         uint32_t i_header, n_headers_pending;
-        uint32_t *order; /* owned: segments in use, newest first */
-        uint32_t n_order, i_ahead, i_next;
+        uint32_t *order; /* owned: segments in use, newest first; then those whose spaces could not be learned, once more */
+        uint32_t n_first, n_order, i_ahead, i_next;
         struct slot slots[WINDOW];
         struct known_space *spaces; /* owned */
         uint32_t n_spaces, max_spaces;

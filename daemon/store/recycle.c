@@ -96,6 +96,12 @@ static bool died(struct recycle *c)
 
 /* moving */
 
+static void forget_evicted(struct nvme *n, uint32_t entry)
+{
+        metrics.c_nvme_evicted++;
+        nvme_forget(n, entry, KVT_WHY_EVICTED);
+}
+
 static void move_end(struct move *m)
 {
         struct recycle *c = m->recycle;
@@ -156,6 +162,12 @@ static void move_copied(struct job *j)
         nvme_write_submit(m->nvme, &m->write, m->ok);
 }
 
+/* What is moved has no place to go, and there will be none: a file system became full before a segment was kept for it. */
+static bool no_room(const struct nvme_device *d)
+{
+        return !d->log && !d->next && !device_usable(d);
+}
+
 /* Nothing newer was written, nor was it dropped: what is moved lies behind that, and would be back after a crash. */
 static bool still_there(const struct move *m)
 {
@@ -171,9 +183,11 @@ static void move_try_write(struct move *m)
         int r = m->recycle->dead || !still_there(m) ? KVT_E_IO : nvme_write_begin_on(m->recycle->device, w);
 
         m->state = MOVE_WAITING;
-        if (r == KVT_E_AGAIN)
+        if (r == KVT_E_AGAIN && !no_room(m->recycle->device))
                 return;
         if (r != 0) {
+                if (r == KVT_E_AGAIN)
+                        forget_evicted(m->nvme, catalog_find_live(&m->nvme->catalog, m->space->id, w->shard, w->key));
                 nvme_read_end(m->nvme, &m->read);
                 move_end(m);
                 return;
@@ -243,12 +257,6 @@ static bool start_move(struct recycle *c, const struct footer_entry *f, uint32_t
 }
 
 /* phases */
-
-static void forget_evicted(struct nvme *n, uint32_t entry)
-{
-        metrics.c_nvme_evicted++;
-        nvme_forget(n, entry, KVT_WHY_EVICTED);
-}
 
 /* What was moved must be safe, and so must be the end of what the drops in it void. */
 static bool must_sync(const struct recycle *c)
@@ -479,7 +487,7 @@ void recycle_some(struct nvme_device *d)
                 if (d->nvme->forget_cursor != UINT32_MAX)
                         return;
                 bool wanted = d->wants_room || (d->log && d->log->end_page > device_segment_pages(d) / 2);
-                uint32_t i = wanted && device_usable(d) < FREE_MIN && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
+                uint32_t i = wanted && device_usable(d) < FREE_MIN && !device_stuck(d) && !d->nvme->stopping ? pick(d) : SEGMENT_NONE;
                 if (i == SEGMENT_NONE || !(c = new0(struct recycle, 1)))
                         return;
                 c->device = d;

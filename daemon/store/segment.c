@@ -108,6 +108,7 @@ static struct log *log_new(struct nvme_device *d, uint32_t segment)
         l->segment = segment;
         l->end_page = 1;
         list_init(&l->order.link);
+        list_init(&l->held);
         list_append(&d->logs, &l->link);
         return l;
 }
@@ -333,16 +334,18 @@ void log_settle(struct nvme_device *d)
         settle_syncs(d);
 }
 
-void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s)
+static void start_sync(struct nvme *n, struct nvme_sync_all *s, bool with_drops)
 {
-        nvme_write_drops(n); /* as far as there is room: what was dropped is to stay so, too */
         s->n_pending = 1;
         s->result = 0;
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
-                if (!device_alive(d) || d->serial <= d->flushed)
+                bool drops = with_drops && nvme_drops_wait(n, d, n->drops_serial);
+                if (drops && d->state == DEVICE_OPENING)
+                        s->result = KVT_E_AGAIN;
+                if (!device_alive(d) || (d->serial <= d->flushed && !drops))
                         continue;
-                s->parts[i] = (struct nvme_sync){.serial = d->serial, .all = s};
+                s->parts[i] = (struct nvme_sync){.serial = drops ? UINT64_MAX : d->serial, .drops_serial = n->drops_serial, .all = s};
                 list_append(&d->syncs, &s->parts[i].link);
                 s->n_pending++;
         }
@@ -350,4 +353,30 @@ void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s)
                 settle_syncs(n->devices[i]);
         if (!--s->n_pending)
                 s->done(s, s->result);
+}
+
+void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s)
+{
+        start_sync(n, s, false);
+}
+
+void nvme_flush_start(struct nvme *n, struct nvme_sync_all *s)
+{
+        nvme_write_drops(n);
+        start_sync(n, s, true);
+}
+
+void nvme_flushes_settle(struct nvme *n)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++) {
+                struct nvme_device *d = n->devices[i];
+                bool any = false;
+                list_for_each (s, &d->syncs, struct nvme_sync, link)
+                        if (s->serial == UINT64_MAX && !nvme_drops_wait(n, d, s->drops_serial)) {
+                                s->serial = d->serial;
+                                any = true;
+                        }
+                if (any)
+                        settle_syncs(d);
+        }
 }

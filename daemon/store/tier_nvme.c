@@ -212,6 +212,7 @@ struct drops {
         struct space *space; /* kept open */
         uint32_t device;
         uint32_t n;
+        uint64_t serial; /* of the first of them */
         struct nvme_write write;
         struct nvme *nvme;
         struct drop_entry entries[DROPS_A_RECORD];
@@ -233,8 +234,13 @@ static void drops_written(struct nvme_write *w, int r)
 {
         struct drops *p = container_of(w, struct drops, write);
 
-        if (r != 0 && p->nvme->devices[p->device]->state == DEVICE_SERVING) { /* again, elsewhere: errors in a row fail the device */
+        struct nvme_device *d = p->nvme->devices[p->device];
+
+        if (r != 0 && d->state == DEVICE_SERVING) { /* again, elsewhere: errors in a row fail the device */
                 list_append(&p->nvme->drops, &p->link);
+                list_for_each (s, &d->syncs, struct nvme_sync, link)
+                        if (s->drops_serial >= p->serial)
+                                s->serial = UINT64_MAX;
                 return;
         }
         if (r != 0)
@@ -271,6 +277,14 @@ bool nvme_write_drops(struct nvme *n)
         return true;
 }
 
+bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t serial)
+{
+        list_for_each (p, &n->drops, struct drops, link)
+                if (p->device == d->i && p->serial <= serial)
+                        return true;
+        return false;
+}
+
 static void add_drop(struct nvme *n, struct space *s, uint32_t device, const struct drop_entry *e)
 {
         struct drops *p = NULL;
@@ -288,6 +302,7 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                 p->device = device;
                 s->n_open++;
                 n->n_drops++;
+                p->serial = ++n->drops_serial;
                 list_append(&n->drops, &p->link);
         }
         p->entries[p->n++] = *e;

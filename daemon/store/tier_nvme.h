@@ -26,7 +26,10 @@
 #include "daemon/store/tier.h"
 #include "libclient/codec/format.h"
 
-enum { DEVICE_CLOSE_WAIT_USEC = 2000000 };
+enum {
+        DEVICE_CLOSE_WAIT_USEC = 2000000,
+        DEVICE_SEGMENTS_MIN = 3, /* one that is written, one for what is moved, one that is moved */
+};
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
 
 enum { MOVE_SEGMENTS = 4 };
@@ -83,8 +86,10 @@ struct log { /* a segment that is being written */
         struct { /* descriptors in this segment */
                 uint32_t space;
                 uint16_t entry;
+                int result; /* of its write; 1: under way */
         } * spaces; /* owned */
         uint32_t n_spaces, max_spaces;
+        struct list held; /* of struct nvme_write: written, but what describes their space is not yet */
         struct write_order order;
 };
 
@@ -108,6 +113,7 @@ struct nvme_write {
         struct record_at at;
         uint64_t generation;
         struct write_order order;
+        struct list held; /* in log.held */
         bool counted; /* of n_user_bytes rather than of moves */
         bool is_void; /* must not become visible: dropped meanwhile */
         struct record_at from; /* a move: becomes visible only if the record is still here; n_pages 0: none */
@@ -138,7 +144,8 @@ struct nvme_read {
 
 struct nvme_sync { /* everything written before is on stable storage, or there is an error */
         struct list link; /* in device.syncs */
-        uint64_t serial;
+        uint64_t serial; /* UINT64_MAX: drops up to drops_serial have to be written first */
+        uint64_t drops_serial;
         struct nvme_sync_all *all;
 };
 struct nvme_sync_all {
@@ -225,6 +232,7 @@ struct nvme {
         bool closed; /* rings are gone: a device that was just being opened is not begun with */
         uint64_t recent_bytes; /* about what was written to the devices in the day before they were attached: whole segments */
         struct list drops; /* of struct drops: not yet written down */
+        uint64_t drops_serial;
         uint32_t n_drops, n_remembered;
         /* called on the loop */
         void (*on_room)(struct nvme *n, void *arg); /* a write or read that was told AGAIN may go now */
@@ -291,6 +299,8 @@ void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint
 void nvme_forget(struct nvme *n, uint32_t entry, int why);
 
 void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s);
+/* Likewise, and what was dropped or replaced before is written down, too: it is not back after a crash. KVT_E_AGAIN, too: a device is being opened. */
+void nvme_flush_start(struct nvme *n, struct nvme_sync_all *s);
 
 /* shared by the files of this tier */
 
@@ -304,6 +314,10 @@ void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const u
 /* Writes down what was dropped; false: not all could be, and nothing else may be written before. */
 bool nvme_write_drops(struct nvme *n);
 void nvme_drops_free(struct nvme *n);
+/* Drops of the device are still to be written, of those up to serial. */
+bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t serial);
+/* Once a pass: flushes that waited for drops go on. */
+void nvme_flushes_settle(struct nvme *n);
 struct space *nvme_space_of(const struct nvme *n, const uint8_t digest[16]);
 /* A record that becomes (sign 1) or stops being (-1) part of all sums. */
 void nvme_account(struct nvme *n, struct space *s, struct record_at at, int sign);
@@ -329,6 +343,11 @@ static inline uint32_t device_segment_pages(const struct nvme_device *d)
 static inline uint32_t device_usable(const struct nvme_device *d)
 {
         return d->full_until_usec > d->nvme->now_usec ? d->n_free - d->n_virgin : d->n_free;
+}
+/* A file system that became full left too few segments to go round with: they are filled, and that is all. */
+static inline bool device_stuck(const struct nvme_device *d)
+{
+        return d->full_until_usec > d->nvme->now_usec && d->sb.n_segments - d->n_virgin < DEVICE_SEGMENTS_MIN;
 }
 static inline bool device_writable(const struct nvme_device *d)
 {

@@ -1,89 +1,11 @@
 /* Named faults of the disk: what breaks, what must go on. One chain of blocks, made durable first. */
-#include "tests/crash/store.h"
+#include "tests/crash/blocks.h"
 
-enum { N = 6, SPACE = 1, BYTES = 60000 };
-
-static struct store st;
-static int status; /* of the operation under way; 1: not over */
-static struct put put;
-static struct load load;
-static struct get get;
-
-static void on_put(struct engine *e, struct put *p, int r)
-{
-        status = r;
-}
-static void on_load(struct engine *e, struct load *l, int r)
-{
-        status = r;
-}
-static void on_get(struct engine *e, struct get *g, int r)
-{
-        status = r;
-}
-static void on_durable(struct durable *d, int r, void *arg)
-{
-        status = r;
-}
-
-static int put_block(uint32_t b)
-{
-        part_fill(st.staging->base, BYTES, part_word(b, 0, 1));
-        put = (struct put){.space = st.s[SPACE], .has_parent = b > 0, .staging = st.staging, .done = on_put};
-        list_init(&put.link);
-        key_make(b, put.key);
-        if (b)
-                key_make(b - 1, put.parent);
-        status = 1;
-        int r = put_start(&st.e, &put);
-        if (r != PUT_PENDING)
-                return r;
-        TURN_UNTIL(&st, status != 1);
-        return status;
-}
-
-static int make_durable(uint32_t b)
-{
-        uint8_t key[16];
-        int r;
-
-        key_make(b, key);
-        status = 1;
-        if (!durable_start(&st.e, st.s[SPACE], 0, key, on_durable, NULL, &r))
-                return r;
-        TURN_UNTIL(&st, status != 1);
-        return status;
-}
-
-/* From the disk or memory, byte for byte. */
-static int read_block(uint32_t b)
-{
-        load = (struct load){.space = st.s[SPACE], .done = on_load};
-        key_make(b, load.key);
-        status = 1;
-        int r = load_start(&st.e, &load);
-        if (r == PUT_PENDING) {
-                TURN_UNTIL(&st, status != 1);
-                r = status;
-        }
-        if (r != 0)
-                return r;
-        get = (struct get){.done = on_get};
-        status = 1;
-        CHECK_EQ(get_start(&st.e, &get, st.s[SPACE], 0, load.key, st.staging, 0, 0, 3), PUT_PENDING);
-        TURN_UNTIL(&st, status != 1);
-        CHECK(status != 0 || part_is(st.staging->base, BYTES, part_word(b, 0, 1)));
-        return status;
-}
+enum { N = 6 };
 
 static uint32_t matched(void)
 {
-        uint8_t keys[16 * N];
-        int stop;
-
-        for (uint32_t b = 0; b < N; b++)
-                key_make(b, keys + 16 * b);
-        return get_match(&st.e, st.s[SPACE], keys, N, true, &stop);
+        return match_from(0, N);
 }
 
 /* A chain that is durable, and in no memory any more: the power went. */
@@ -94,11 +16,9 @@ static int setup(void **state)
         store_open(&st);
         store_serve(&st);
         for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(put_block(b));
-        CHECK_OK(make_durable(N - 1));
-        store_crash(&st);
-        store_open(&st);
-        store_serve(&st);
+                CHECK_OK(block_put(b, (int)b - 1, 1));
+        CHECK_OK(block_make_durable(N - 1));
+        reopen();
         CHECK_EQ(matched(), N);
         return 0;
 }
@@ -108,26 +28,14 @@ static int teardown(void **state)
         return 0;
 }
 
-static struct record_at place_of(uint32_t b)
-{
-        uint8_t key[16];
-
-        key_make(b, key);
-        uint32_t i = nvme_find(&st.e.nvme, st.s[SPACE], 0, key);
-        CHECK(i != POOL_NONE);
-        return entry_place(catalog_at(&st.e.nvme.catalog, i));
-}
-
 static void test_read_error_costs_one_record(void **state)
 {
-        struct record_at at = place_of(N - 1);
-
-        st.disk->bad_offset = device_page_offset(store_device(&st), at);
+        st.disk->bad_offset = offset_of(N - 1);
         st.disk->bad_bytes = 4096;
-        CHECK_IS(read_block(N - 1), KVT_E_IO);
+        CHECK_IS(block_read(N - 1, 1), KVT_E_IO);
         CHECK_EQ(matched(), N - 1);
         for (uint32_t b = 0; b < N - 1; b++)
-                CHECK_OK(read_block(b));
+                CHECK_OK(block_read(b, 1));
         CHECK_EQ(store_device(&st)->state, DEVICE_SERVING);
         store_audit(&st);
 }
@@ -141,9 +49,9 @@ static void test_flipped_bits_are_never_served(void **state)
         sim_peek(st.disk, offset, &byte, 1);
         byte ^= 4;
         sim_poke(st.disk, offset, &byte, 1);
-        CHECK_IS(read_block(N - 1), KVT_E_CORRUPT);
+        CHECK_IS(block_read(N - 1, 1), KVT_E_CORRUPT);
         CHECK_EQ(matched(), N - 1);
-        CHECK_OK(read_block(0));
+        CHECK_OK(block_read(0, 1));
 }
 
 static void test_device_that_hangs(void **state)
@@ -163,7 +71,7 @@ static void test_device_that_hangs(void **state)
         CHECK(status != 0);
         TURN_UNTIL(&st, d->sweep_cursor == UINT32_MAX);
         CHECK_EQ(matched(), 0);
-        CHECK_OK(put_block(0)); /* memory goes on */
+        CHECK_OK(block_put(0, ROOT, 1)); /* memory goes on */
         CHECK_IS(nvme_attach(&st.e.nvme, st.path), KVT_E_AGAIN);
         st.disk->hangs = false;
         TURN_UNTIL(&st, !d->n_stuck);
@@ -171,7 +79,7 @@ static void test_device_that_hangs(void **state)
         store_serve(&st);
         CHECK_EQ(matched(), N);
         for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(read_block(b));
+                CHECK_OK(block_read(b, 1));
 }
 
 int main(void)
