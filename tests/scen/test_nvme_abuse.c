@@ -30,7 +30,7 @@ static void again(struct daemon *d)
 static void test_spaces_go_with_their_last_record(void **state)
 {
         struct daemon d;
-        char path[256], salt[16];
+        char path[256], salt[32];
 
         NVME(&d);
         pattern_keys(1, 0, 4, keys);
