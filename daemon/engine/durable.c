@@ -98,8 +98,11 @@ static bool step(struct durable *d)
                         r = KVT_E_AGAIN;
                         break;
                 }
-                if (block_at(&e->blocks, i)->state == BLOCK_FILLING)
-                        break; /* it was offered just before, and is still being copied */
+                if (block_at(&e->blocks, i)->state == BLOCK_FILLING) { /* it is still being copied, or other shards are to come */
+                        if (e->draining && !block_at(&e->blocks, i)->n_fills)
+                                r = KVT_E_DRAINING;
+                        break;
+                }
                 r = demote_part(e, d->space, i, d->shard, true);
                 if (r == KVT_E_AGAIN) {
                         r = 0;

@@ -33,6 +33,7 @@ struct engine {
                 uint32_t *entries; /* owned */
                 uint32_t n, head, max;
         } ahead;
+        bool draining; /* nothing new comes from clients */
         bool room; /* the NVMe tier may take what it refused */
         struct list incomplete; /* of struct shards, oldest first: blocks whose other parts may never come */
         bool above_mark; /* background eviction is on its way from the high mark to the low one */

@@ -199,12 +199,45 @@ static void test_what_is_no_device(void **state)
         daemon_end(&d);
 }
 
+/* A durable put waits for the parts of other shards. When the daemon ends they cannot come any more. */
+static void test_the_end_does_not_wait_for_other_shards(void **state)
+{
+        struct daemon d;
+        struct pattern_space sp;
+        kvt_op *op;
+
+        NVME(&d, "--drain_timeout_usec=60s", "--put_timeout_usec=60s");
+        kvt *c = pattern_open(&d, KVT_OPEN_NO_RECONNECT);
+        PATTERN_SPACE(&sp, c, .part_bytes = PART, .n_shards = 2);
+        keys[0] = pattern_key(1, 0);
+        static uint8_t part[PART];
+        kvt_plane_view planes[PATTERN_PLANES];
+        kvt_view view = {.planes = planes, .n_planes = PATTERN_PLANES};
+        for (int i = 0; i < PATTERN_PLANES; i++)
+                planes[i] = (kvt_plane_view){part + i * PART / 2, PART / 2 / PATTERN_TOKENS, PART / 2, 0};
+        CHECK_OK(kvt_put_async(sp.s, NULL, keys, 1, 0, &view, KVT_PUT_DURABLE, statuses, NULL, NULL, &op));
+        WAIT_FOR(daemon_counter(&d, "puts") == 1, 5000);
+        uint64_t before = check_now_usec();
+        CHECK_EQ(daemon_stop(&d), 0);
+        CHECK(check_now_usec() - before < 10000000);
+        CHECK_OK(kvt_wait(op, 5000000));
+        CHECK_IS(statuses[0], KVT_E_DRAINING);
+        kvt_space_close(sp.s);
+        kvt_close(c);
+        daemon_restart(&d);
+        daemon_end(&d);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                TEST(test_spaces_go_with_their_last_record), TEST(test_durable_is_what_was_named),
-                TEST(test_reading_needs_no_room_in_memory),  TEST(test_a_full_index_is_no_reason_to_write),
-                TEST(test_a_failed_device_is_let_go),        TEST(test_what_is_no_device),
+                TEST(test_spaces_go_with_their_last_record),
+                TEST(test_durable_is_what_was_named),
+                TEST(test_reading_needs_no_room_in_memory),
+                TEST(test_a_full_index_is_no_reason_to_write),
+                TEST(test_a_failed_device_is_let_go),
+                TEST(test_what_is_no_device),
+                TEST(test_the_end_does_not_wait_for_other_shards),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
