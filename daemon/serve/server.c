@@ -190,7 +190,8 @@ void server_drain(struct server *s)
         }
         sd_notify(0, "STOPPING=1");
         log_info("Shutting down: finishing what is under way");
-        s->draining = true;
+        s->draining = s->engine.draining = true;
+        s->more = true;
         s->drain_deadline_usec = s->engine.now_usec + s->conf.p.drain_timeout_usec;
         listener_close(s);
         event_draining(s);

@@ -54,7 +54,17 @@ struct catalog {
         uint32_t n_buckets; /* in use */
         uint32_t n_live;
         uint64_t secret[2]; /* clients choose keys */
+        struct known {
+                uint32_t entry, epoch;
+        } * known; /* entries that were found reachable, in places that follow from their number; true while the epoch is the same */
+        uint32_t epoch; /* another one whenever an entry with children is removed */
 };
+
+/* No room for the entry of a block and one for its parent. */
+static inline bool catalog_is_full(const struct catalog *c)
+{
+        return c->pool.n_used + 2 > c->pool.max;
+}
 
 /* max: entries; address space is reserved, memory touched as they come. -errno */
 int catalog_init(struct catalog *c, uint32_t max);

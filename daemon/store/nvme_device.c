@@ -189,6 +189,8 @@ static bool device_pass(struct nvme_device *d)
         }
         if (d->sweep_cursor != UINT32_MAX)
                 more = sweep(d);
+        if (d->detach && d->state == DEVICE_FAILED && !d->open_busy && d->sweep_cursor == UINT32_MAX && list_empty(&d->logs) && !d->n_stuck)
+                d->state = DEVICE_DETACHED; /* whoever mends it wants it unlocked */
         if (d->state == DEVICE_DETACHED && d->sweep_cursor == UINT32_MAX && d->segments) {
                 device_close(d);
                 log_info("%s is detached", d->path);

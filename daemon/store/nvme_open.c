@@ -92,26 +92,49 @@ static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t b
         return r;
 }
 
-/* Names in /dev are made by the system, many of them are links, and no file is to be made there; /dev/shm is everybody's. */
-static int open_path(const char *path, int more)
+/* Files are made if need be, but not in place of a device that is missing: that would fill memory. Links are followed to block devices, whose
+ * lasting names are links. */
+static int open_path(const char *path)
 {
-        bool system = !strncmp(path, "/dev/", 5) && strncmp(path, "/dev/shm/", 9) != 0;
+        bool in_dev = !strncmp(path, "/dev/", 5) && strncmp(path, "/dev/shm/", 9);
+        int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW, fd;
+        struct stat st;
 
-        return open(path, O_RDWR | O_CLOEXEC | more | (system ? 0 : O_CREAT | O_NOFOLLOW), 0600);
+        if (lstat(path, &st) == 0) {
+                if (S_ISLNK(st.st_mode)) {
+                        if (stat(path, &st) < 0)
+                                return -1;
+                        if (!S_ISBLK(st.st_mode)) {
+                                errno = ELOOP;
+                                return -1;
+                        }
+                        flags &= ~O_NOFOLLOW;
+                }
+                if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) { /* opening others may have effects */
+                        errno = ENOTBLK;
+                        return -1;
+                }
+        } else if (errno != ENOENT || in_dev) {
+                return -1;
+        } else {
+                flags |= O_CREAT;
+        }
+        fd = open(path, flags | O_DIRECT, 0600);
+        if (fd < 0 && errno == EINVAL) /* a file system without direct I/O, such as an old tmpfs */
+                fd = open(path, flags, 0600);
+        return fd;
 }
 
 static void open_work(struct job *j)
 {
         struct nvme_device *d = container_of(j, struct nvme_device, open_job);
-        _cleanup_(closep) int fd = open_path(d->path, O_DIRECT);
+        _cleanup_(closep) int fd = open_path(d->path);
         void *page = NULL;
         struct stat st;
         bool blank;
         int r;
 
         d->open_result = 0;
-        if (fd < 0 && errno == EINVAL) /* a file system without direct I/O, such as an old tmpfs */
-                fd = open_path(d->path, 0);
         if (fd < 0 || fstat(fd, &st) < 0) {
                 d->open_result = -errno;
                 return;
@@ -160,6 +183,7 @@ static void open_work(struct job *j)
 static const char *open_error(int r)
 {
         return r == KVT_E_LOCKED       ? "it is in use by another daemon (locked)"
+               : r == -ELOOP           ? "it is a symbolic link, and not one to a block device"
                : r == -ENODATA         ? "it is blank: kvtierctl format"
                : r == -ENOMSG          ? "it holds something else: kvtierctl format --force"
                : r == -EBADMSG         ? "both superblocks, at bytes 0 and 524288, are damaged"

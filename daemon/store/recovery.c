@@ -54,8 +54,11 @@ void recovery_free(struct nvme_device *d)
                 return;
         d->recovery = NULL;
         for (uint32_t i = 0; i < r->n_spaces; i++)
-                if (r->spaces[i].space)
-                        r->spaces[i].space->n_open--; /* an empty one is forgotten when it is next settled */
+                if (r->spaces[i].space) {
+                        r->spaces[i].space->n_open--;
+                        if (d->nvme->on_settle) /* nothing of it may have been left */
+                                d->nvme->on_settle(d->nvme, r->spaces[i].space, d->nvme->arg);
+                }
         free(r->order);
         free(r->spaces);
         free(r->entries);

@@ -59,6 +59,7 @@ void tenant_settle(struct tenants *t, struct tenant *n)
                 list_remove(&c->link);
                 free(c);
         }
+        list_remove(&n->waits_link);
         list_remove(&n->link);
         t->n_tenants--;
         free(n);
@@ -81,6 +82,8 @@ struct tenant *tenant_get(struct tenants *t, const struct conf *c, const char *n
         n->id = ++t->next_tenant;
         snprintf(n->name, sizeof n->name, "%s", name);
         list_init(&n->classes);
+        list_init(&n->loads);
+        list_init(&n->waits_link);
         list_init(&n->empty);
         tenant_configure(t, n, c);
         list_append(&t->all, &n->link);

@@ -34,6 +34,10 @@ struct tenant {
         uint64_t record_bytes, n_records; /* on NVMe devices */
         uint32_t n_blocks, n_sessions, n_spaces, n_leases, n_xfers, n_reservations, n_subscriptions;
         uint64_t hits, misses, evicted;
+        uint32_t n_durable_keys; /* of chains that are being made durable */
+        uint32_t n_loading; /* parts on their way from NVMe to memory */
+        struct list loads; /* of struct load, waiting for room; see engine/load */
+        struct list waits_link; /* in engine.loads */
         struct list classes; /* of struct slab_class */
         struct list empty; /* of struct slab: no slot in use */
         struct slab *condemned; /* will be taken from this tenant once the last lease on it has ended */

@@ -328,6 +328,40 @@ static void test_the_search_is_bounded(void **state)
         catalog_deinit(&c);
 }
 
+/* Whoever asks for thousands of blocks at the end of a chain that is this long must not stall the loop. */
+static void test_long_chains_are_walked_once(void **state)
+{
+        enum { DEEP = 200000, ASKED = 4096 };
+        struct catalog c;
+        uint8_t key[16];
+
+        CHECK_OK(catalog_init(&c, DEEP + 10));
+        add_live(&c, 0, -1);
+        for (uint64_t n = 1; n < DEEP; n++)
+                add_live(&c, n, (int64_t)n - 1);
+        uint64_t before = check_now_usec();
+        for (uint64_t n = 0; n < ASKED; n++) /* walked to the start each time: eight hundred million steps */
+                CHECK(catalog_reachable(&c, find(&c, DEEP - 1 - 7 * n)));
+        CHECK(check_now_usec() - before < 200000 * CHECK_SLOW);
+        /* what is remembered ends with what it rests on ... */
+        key_of(100, key);
+        catalog_remove(&c, find(&c, 100));
+        for (uint64_t n = 0; n < ASKED; n++)
+                CHECK(!catalog_reachable(&c, find(&c, DEEP - 1 - 7 * n)));
+        CHECK(catalog_reachable(&c, find(&c, 99)));
+        add_live(&c, 100, 99);
+        CHECK(catalog_reachable(&c, find(&c, DEEP - 1)));
+        /* ... and with the number: here of a leaf, which goes to one that cannot be reached */
+        add_live(&c, DEEP + 2, DEEP + 1);
+        uint32_t i = find(&c, DEEP - 1);
+        catalog_remove(&c, i);
+        add_live(&c, DEEP, DEEP + 1);
+        CHECK_EQ(find(&c, DEEP), i);
+        CHECK(!catalog_reachable(&c, i));
+        check_sound(&c);
+        catalog_deinit(&c);
+}
+
 static void test_a_parent_has_room_for_65535(void **state)
 {
         struct catalog c;
@@ -594,6 +628,7 @@ int main(void)
                 cmocka_unit_test(test_against_a_model),
                 cmocka_unit_test(test_no_circles),
                 cmocka_unit_test(test_the_search_is_bounded),
+                cmocka_unit_test(test_long_chains_are_walked_once),
                 cmocka_unit_test(test_a_parent_has_room_for_65535),
                 cmocka_unit_test(test_drops_are_remembered_until_forgotten),
                 cmocka_unit_test(test_a_tebibyte_of_blocks),
