@@ -273,6 +273,7 @@ static void fail_write(struct nvme_write *w, int r, bool own_error)
         if (!l->broken || w->order.serial < l->order.serial) { /* what comes behind the oldest hole is durable only with the footer */
                 list_remove(&l->order.link);
                 l->order.serial = w->order.serial;
+                l->hole_page = w->at.page;
                 list_append(&w->order.link, &l->order.link); /* in its place */
         }
         l->broken = l->full = true;
