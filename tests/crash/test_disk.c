@@ -82,12 +82,39 @@ static void test_device_that_hangs(void **state)
                 CHECK_OK(block_read(b, 1));
 }
 
+/* What was begun comes to its end, and nothing new begins: a device that is read all the time can be detached, too. */
+static void test_detached_while_it_is_read(void **state)
+{
+        struct nvme_device *d = store_device(&st);
+        struct load first = {.space = st.s[SPACE], .done = on_load}, second = first;
+
+        key_make(0, first.key);
+        key_make(1, second.key);
+        status = 1;
+        CHECK_EQ(load_start(&st.e, &first), PUT_PENDING);
+        CHECK_OK(nvme_detach(&st.e.nvme, st.path));
+        CHECK_IS(load_start(&st.e, &second), KVT_E_MISS);
+        CHECK_EQ(d->state, DEVICE_DRAINING);
+        TURN_UNTIL(&st, d->state == DEVICE_DETACHED);
+        CHECK_OK(status);
+        TURN_UNTIL(&st, !d->segments);
+        CHECK_EQ(matched(), 1); /* what came into memory stays */
+        CHECK_OK(block_read(0, 1));
+        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
+        store_serve(&st);
+        CHECK_EQ(matched(), N);
+        for (uint32_t b = 0; b < N; b++)
+                CHECK_OK(block_read(b, 1));
+        store_audit(&st);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_read_error_costs_one_record, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_flipped_bits_are_never_served, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_device_that_hangs, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_detached_while_it_is_read, setup, teardown),
         };
 
         assert_bind_loop();
