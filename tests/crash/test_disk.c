@@ -108,6 +108,38 @@ static void test_detached_while_it_is_read(void **state)
         store_audit(&st);
 }
 
+/* At each step of a durable put: it is answered, and what it was told holds. */
+static void test_detached_at_any_moment(void **state)
+{
+        enum { STEPS = 40 };
+        struct nvme_device *d = store_device(&st);
+        uint32_t n_durable = 0, n_refused = 0;
+
+        for (uint32_t i = 0; i < STEPS; i++) {
+                uint32_t b = 10 + i;
+                uint8_t key[16];
+                int r;
+                CHECK_OK(block_put(b, ROOT, 1));
+                key_make(b, key);
+                status = 1;
+                CHECK(durable_start(&st.e, st.s[SPACE], 0, key, on_durable, NULL, &r));
+                for (uint32_t k = 0; k < i; k++)
+                        store_turn(&st, 1);
+                CHECK_OK(nvme_detach(&st.e.nvme, st.path));
+                TURN_UNTIL(&st, status != 1 && d->state == DEVICE_DETACHED && !d->segments);
+                r = status;
+                CHECK(r == 0 || r == KVT_E_NO_DEVICE || r == KVT_E_IO || r == KVT_E_AGAIN);
+                n_durable += r == 0;
+                n_refused += r != 0;
+                store_audit(&st);
+                CHECK_OK(nvme_attach(&st.e.nvme, st.path));
+                store_serve(&st);
+                CHECK(r != 0 || record_of(b) != POOL_NONE);
+        }
+        CHECK(n_durable && n_refused);
+        CHECK_EQ(matched(), N);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -115,6 +147,7 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_flipped_bits_are_never_served, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_device_that_hangs, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_detached_while_it_is_read, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_detached_at_any_moment, setup, teardown),
         };
 
         assert_bind_loop();
