@@ -146,7 +146,7 @@ static void test_clients_need_not_wait_for_recovery(void **state)
         for (uint64_t chain = 1; chain <= CHAINS; chain++)
                 put_durable(chain);
         daemon_kill(&d);
-        preload_io("KVT_READ_USEC=20000");
+        preload_io("KVT_READ_USEC=12000");
         daemon_restart(&d);
         while (device_is(&d, 0, "opening") || device_is(&d, 0, "recovering")) {
                 uint64_t chain = 1 + n_asked++ % CHAINS, now = check_now_usec();
