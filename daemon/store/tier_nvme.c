@@ -128,7 +128,7 @@ int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
 
         r->at = entry_place(e);
         d = r->device = n->devices[r->at.device];
-        if (!readable(d))
+        if (!readable(d) || (d->detach && d->state == DEVICE_DRAINING)) /* who never stops reading must not keep it from going */
                 return KVT_E_MISS;
         r->generation = d->segments[r->at.segment].generation;
         r->result = 0;
