@@ -230,7 +230,7 @@ bool engine_pass(struct engine *e)
 
 bool engine_quiet(struct engine *e)
 {
-        if (!e->nvme.stopping && (e->demotes.n || e->n_demoting || !list_empty(&e->nvme.drops)) && nvme_writable(&e->nvme))
+        if (!e->nvme.stopping && (e->demotes.n || e->n_demoting || nvme_drops_writable(&e->nvme)) && nvme_writable(&e->nvme))
                 return false;
         if (!e->nvme.stopping)
                 nvme_stop(&e->nvme);
@@ -433,7 +433,7 @@ bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t 
         list_for_each_safe (of, &e->tenants.spaces, struct space, link)
                 if (of->tenant != t || (s && of != s))
                         continue;
-                else if (!of->purging && nvme_recovering(&e->nvme)) {
+                else if (!of->purging && nvme_away(&e->nvme)) {
                         nvme_drop_space(&e->nvme, of);
                 } else if (of->purging) {
                         nvme_drop_space(&e->nvme, of);

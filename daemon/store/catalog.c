@@ -296,12 +296,12 @@ uint32_t catalog_add_drop(struct catalog *c, uint32_t space, uint32_t shard, con
         return i;
 }
 
-bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps)
+bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps, bool keep_nowhere)
 {
         for (; n_steps && *cursor < c->pool.n_touched; n_steps--) {
                 uint32_t i = ++*cursor;
                 struct entry *e = catalog_at(c, i);
-                if (!(e->flags & ENTRY_DROPPED))
+                if (!(e->flags & ENTRY_DROPPED) || (keep_nowhere && !entry_place(e).n_pages))
                         continue;
                 e->flags = 0;
                 set_place(e, (struct record_at){});

@@ -102,7 +102,7 @@ void catalog_remove(struct catalog *c, uint32_t i);
 /* Remembers a drop at that place until catalog_forget_drops(): a DEAD entry with ENTRY_DROPPED. There is no LIVE entry. POOL_NONE: no room. */
 uint32_t catalog_add_drop(struct catalog *c, uint32_t space, uint32_t shard, const uint8_t key[16], struct record_at at);
 /* Looks at n_steps entries from *cursor (0 at first) on, and forgets the drops among them. True: that was all. */
-bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps);
+bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps, bool keep_nowhere);
 /* The entry and all above it are LIVE. O(depth). */
 bool catalog_reachable(const struct catalog *c, uint32_t i);
 /* Recomputes everything; NULL: all agrees, else what does not. O(n). */

@@ -121,10 +121,10 @@ void device_fail(struct nvme_device *d, bool readable, const char *format, ...)
         }
         d->state = DEVICE_FAILED;
         d->sweep_cursor = 0;
-        give_up_ios(d, -ETIMEDOUT);
-        recovery_free(d);
+        recovery_free(d); /* before it is told: it would take what did not come back for segments that hold nothing */
         recycle_free(d);
         scrub_free(d);
+        give_up_ios(d, -ETIMEDOUT);
         log_settle(d);
         if (d->nvme->on_room)
                 d->nvme->on_room(d->nvme, d->nvme->arg);
@@ -217,9 +217,12 @@ static bool forget_drops(struct nvme *n)
 {
         if (n->forget_cursor == UINT32_MAX || nvme_recovering(n))
                 return false;
-        if (!catalog_forget_drops(&n->catalog, &n->forget_cursor, 8192))
+        bool keep = nvme_away(n);
+        if (!catalog_forget_drops(&n->catalog, &n->forget_cursor, 8192, keep))
                 return true;
         n->forget_cursor = UINT32_MAX;
+        if (keep)
+                return false;
         n->n_remembered = 0;
         list_for_each (s, &n->tenants->spaces, struct space, link)
                 s->not_recovered = false;

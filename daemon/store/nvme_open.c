@@ -23,7 +23,7 @@ static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, stru
 
         *sb = (struct superblock){.segment_bytes = o->segment_bytes, .device_bytes = bytes};
         sb->n_segments = format_n_segments(bytes, sb->segment_bytes);
-        if (sb->n_segments < DEVICE_SEGMENTS_MIN)
+        if (sb->n_segments < FORMAT_SEGMENTS_MIN)
                 return -EFBIG;
         clock_gettime(CLOCK_REALTIME, &now);
         sb->created_sec = (uint64_t)now.tv_sec;
@@ -36,9 +36,31 @@ static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, stru
         return superblock_decode(page, sb);
 }
 
-/* Both superblocks are looked at; one that is bad is made good from the other. */
+/* Up to where segments start. */
+static bool head_is_blank(int fd, uint8_t *page)
+{
+        struct superblock unused;
+
+        for (uint64_t at = 0; at < FORMAT_SEGMENTS_START; at += FORMAT_PAGE_BYTES)
+                if (pread(fd, page, FORMAT_PAGE_BYTES, (off_t)at) != FORMAT_PAGE_BYTES || superblock_decode(page, &unused) != -ENODATA)
+                        return false;
+        return true;
+}
+
+/* The superblock's page differs from its copy by damage, rather than by being something else's. */
+static bool is_damaged(const uint8_t *page, const uint8_t *copy)
+{
+        uint32_t n_other = 0;
+
+        for (uint32_t i = 0; i < sizeof(struct superblock); i++)
+                n_other += page[i] != copy[i];
+        return n_other < sizeof(struct superblock) / 2;
+}
+
+/* Both superblocks are looked at; one that is damaged is made good from the other. What holds something else is left as it is. */
 static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t bytes, void *page)
 {
+        uint8_t first[FORMAT_PAGE_BYTES];
         struct superblock copy;
         int r, r2;
 
@@ -47,12 +69,15 @@ static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t b
         if (pread(fd, page, FORMAT_PAGE_BYTES, 0) != FORMAT_PAGE_BYTES)
                 return errno ? -errno : -EIO;
         r = superblock_decode(page, &d->sb);
+        memcpy(first, page, sizeof first);
         if (pread(fd, page, FORMAT_PAGE_BYTES, FORMAT_SUPERBLOCK_COPY) != FORMAT_PAGE_BYTES)
                 return errno ? -errno : -EIO;
         r2 = superblock_decode(page, &copy);
+        if (r == -ENODATA && r2 == -ENODATA && blank && !head_is_blank(fd, page))
+                return -ENOMSG;
         if (r == -ENODATA && r2 == -ENODATA && blank)
                 return format_new(fd, &d->nvme->options, bytes, &d->sb, page);
-        if (r != 0 && r2 == 0) {
+        if (r2 == 0 && (r == -EBADMSG || r == -ENODATA || ((r == -ENOMSG || r == -EPROTONOSUPPORT) && is_damaged(first, page)))) {
                 d->sb = copy;
                 superblock_encode(page, &copy);
                 if (pwrite(fd, page, FORMAT_PAGE_BYTES, 0) == FORMAT_PAGE_BYTES && fdatasync(fd) == 0)
@@ -148,7 +173,7 @@ static void open_work(struct job *j)
                             (unsigned long long)d->sb.n_segments);
                 d->sb.n_segments = format_n_segments(bytes, d->sb.segment_bytes);
         }
-        if (r == 0 && d->sb.n_segments < DEVICE_SEGMENTS_MIN)
+        if (r == 0 && d->sb.n_segments < FORMAT_SEGMENTS_MIN)
                 r = -EFBIG;
         d->open_result = r;
         if (r == 0)
@@ -313,8 +338,10 @@ int nvme_detach(struct nvme *n, const char *path)
 
         if (!d || d->state == DEVICE_DETACHED)
                 return KVT_E_MISS;
+        if (d->state == DEVICE_FAILED && (d->open_busy || !list_empty(&d->logs) || d->n_stuck))
+                return KVT_E_AGAIN;
         d->detach = true;
-        if (d->retry_usec) {
+        if (d->retry_usec || d->state == DEVICE_FAILED) { /* nvme_pass() closes it, if it is open */
                 d->retry_usec = 0;
                 d->state = DEVICE_DETACHED;
                 return 0;

@@ -100,6 +100,16 @@ static void segment_finished(struct recovery *r)
         r->scan_page = 0;
 }
 
+/* An error was counted. True: that was the one too many, and there is no recovery any more. */
+static bool read_failed(struct recovery *r, int result)
+{
+        struct nvme_device *d = r->device;
+
+        give(r, &r->buf, r->n_buf, result);
+        device_count_error(d, false);
+        return d->recovery != r;
+}
+
 /* footers */
 
 static void descriptor_read(struct nvme_io *io, int result, void *arg)
@@ -108,7 +118,7 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
         struct nvme_device *d = r->device;
         uint8_t *buf = r->buf;
 
-        if (gone(r))
+        if (gone(r) || (result < 0 && read_failed(r, result)))
                 return;
         r->busy = false;
         struct slot *s = &r->slots[r->i_next % WINDOW];
@@ -125,8 +135,6 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
                 at.page = e->page;
                 bool good = result == 0 && record_header_check(h, r->n_buf, &at, r->n_buf / FORMAT_PAGE_BYTES) == 0 &&
                             h->type == RECORD_SPACE && record_payload_check(h, record_payload(h)) == 0;
-                if (result < 0)
-                        device_count_error(d, false);
                 if (!good && r->i_next < r->n_first) { /* a segment that is older may describe it, too */
                         tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, e->page, 1}),
                                     "the record there, which describes a space, does not verify");
@@ -180,7 +188,7 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
         struct recovery *r = arg;
         struct nvme_device *d = r->device;
 
-        if (gone(r))
+        if (gone(r) || (result < 0 && read_failed(r, result)))
                 return;
         r->busy = false;
         struct slot *s = &r->slots[r->i_next % WINDOW];
@@ -193,8 +201,16 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
                 if (k)
                         recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation,
                                        r->scan_page);
-        } else if (result < 0) {
-                device_count_error(d, false);
+        } else {
+                const struct footer_entry *es = (const struct footer_entry *)(const void *)s->buf, *e = es;
+                while (e->page != r->scan_page)
+                        e++;
+                tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, r->scan_page, 1}),
+                            "what was dropped is not known: the record there does not verify, and older ones of its space are not served");
+                struct known_space *k = recovery_space(r, es[e->space].key);
+                if (k)
+                        recovery_void_older(k, generation, r->scan_page);
+                d->segments[s->segment].has_drops = true;
         }
         give(r, &r->buf, r->n_buf, result);
         recovery_step(r);
@@ -257,7 +273,10 @@ static void scan_finished(struct recovery *r, struct slot *s, bool torn)
                         if (k)
                                 recovery_block(r, k, &r->entries[i], s->segment, generation);
                 }
-        if (n) {
+        if (r->scan_failed) { /* what cannot be read now may be so at the next start: there is no footer until then */
+                free(TAKE_PTR(r->entries));
+                d->segments[s->segment].state = n ? SEGMENT_SEALED : SEGMENT_UNKNOWN;
+        } else if (n) {
                 log_close_scanned(d, s->segment, TAKE_PTR(r->entries), n, end);
         } else {
                 free(TAKE_PTR(r->entries));
@@ -265,6 +284,7 @@ static void scan_finished(struct recovery *r, struct slot *s, bool torn)
                 d->n_free++;
         }
         r->n_entries = r->max_entries = 0;
+        r->scan_failed = false;
         segment_finished(r);
 }
 
@@ -275,7 +295,7 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
         uint32_t done = 0, n_pages = r->n_buf / FORMAT_PAGE_BYTES;
         bool torn = false, end = false;
 
-        if (gone(r))
+        if (gone(r) || (result < 0 && read_failed(r, result)))
                 return;
         r->busy = false;
         struct slot *s = &r->slots[r->i_next % WINDOW];
@@ -316,13 +336,9 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
                 }
                 done += h->n_pages;
         }
-        if (result < 0) {
-                device_count_error(d, false);
-                torn = end = true;
-        }
+        if (result < 0)
+                torn = end = r->scan_failed = true;
         give(r, &r->buf, r->n_buf, result);
-        if (d->recovery != r) /* counting the error failed the device */
-                return;
         r->scan_page += done;
         if (end || r->scan_page >= device_segment_pages(d))
                 scan_finished(r, s, torn);
@@ -464,6 +480,7 @@ static void recovery_finished(struct recovery *r)
                         d->nvme->recent_bytes += d->sb.segment_bytes;
         d->counters.recover_usec = clock_usec() - r->started_usec;
         d->state = DEVICE_SERVING;
+        d->nvme->forget_cursor = 0;
         log_info("%s: %llu records of %llu segments recovered in %llu ms, %llu torn", d->path, (unsigned long long)d->n_records,
                  (unsigned long long)d->sb.n_segments, (unsigned long long)d->counters.recover_usec / 1000,
                  (unsigned long long)d->counters.n_torn);
@@ -542,14 +559,17 @@ static void header_read(struct nvme_io *io, int result, void *arg)
                 s->state = SEGMENT_UNKNOWN;
                 d->nvme->generation = MAX(d->nvme->generation, h.generation);
                 r->order[r->n_order++] = i;
-        } else {
+        } else if (result == 0) {
                 const uint8_t zero[FORMAT_PAGE_BYTES] = {};
                 s->state = SEGMENT_FREE;
-                s->virgin = result == 0 && !memcmp(page, zero, sizeof zero);
+                s->virgin = !memcmp(page, zero, sizeof zero);
                 d->n_virgin += s->virgin;
-                if (result == 0 && !s->virgin)
+                if (!s->virgin)
                         tell_damage(d, io->op.offset, "the header there does not verify: nothing of its segment is served");
                 d->n_free++;
+        } else { /* it may be read another time: until then it is left alone */
+                s->state = SEGMENT_UNKNOWN;
+                tell_damage(d, io->op.offset, "the header there cannot be read: its segment is left alone until the next start");
         }
         if (result != -ETIMEDOUT && result != -ECANCELED)
                 buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);

@@ -41,6 +41,7 @@ struct recovery {
         bool busy;
         uint32_t scan_page; /* where the window starts */
         uint32_t want_bytes;
+        bool scan_failed;
         struct footer_entry *entries; /* owned; of a scan */
         uint32_t n_entries, max_entries;
         uint32_t *scan_spaces; /* owned: entry numbers of descriptors in a scan, by known space */
@@ -53,5 +54,7 @@ struct known_space *recovery_learn_space(struct recovery *r, const uint8_t diges
 /* Is what lies at a later than (generation, page), in the order of writing? */
 bool recovery_later(const struct nvme *n, struct record_at a, uint64_t generation, uint32_t page);
 void recovery_block(struct recovery *r, struct known_space *k, const struct footer_entry *e, uint32_t segment, uint64_t generation);
+/* The space was purged there, or nobody knows what was dropped there. */
+void recovery_void_older(struct known_space *k, uint64_t generation, uint32_t page);
 void recovery_drops(struct recovery *r, struct known_space *k, const struct drop_entry *drops, size_t n_drops, uint32_t segment,
                     uint64_t generation, uint32_t page);

@@ -457,7 +457,7 @@ static uint32_t pick(struct nvme_device *d)
         if (!v)
                 return SEGMENT_NONE;
         for (uint32_t k = 0; k < d->sb.n_segments; k++)
-                if (d->segments[k].state != SEGMENT_FREE && d->segments[k].generation < oldest)
+                if (d->segments[k].state != SEGMENT_FREE && d->segments[k].generation && d->segments[k].generation < oldest)
                         oldest = d->segments[k].generation;
         /* the newest says which generation is the next: without it one could be given twice */
         for (uint32_t k = 0; k < d->sb.n_segments; k++)

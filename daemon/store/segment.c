@@ -58,6 +58,7 @@ static void header_flushed(struct nvme_io *io, int r, void *arg)
         struct log *l = arg;
         struct nvme_device *d = l->device;
 
+        l->opening = false;
         l->ready = r == 0;
         if (r < 0) {
                 l->full = true;
@@ -78,6 +79,7 @@ static void header_written(struct nvme_io *io, int r, void *arg)
                 return;
         if (r < 0)
                 device_write_failed(d, r);
+        l->opening = false;
         l->full = true; /* nothing was put in it: the segment is free again */
         log_settle(d);
         if (d->nvme->on_room)
@@ -149,6 +151,8 @@ static struct log *log_open(struct nvme_device *d)
                 buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
                 l->page = NULL;
                 l->full = true;
+        } else {
+                l->opening = true;
         }
         return l;
 }
@@ -324,7 +328,7 @@ void log_settle(struct nvme_device *d)
 {
         list_for_each_safe (l, &d->logs, struct log, link) {
                 bool done = l->full || l->broken || !device_alive(d);
-                if (done && !l->closing && !l->n_writes && !l->page && (l->ready || l->full)) {
+                if (done && !l->closing && !l->n_writes && !l->page && !l->opening) {
                         close_log(l);
                         return log_settle(d); /* the list may be another one now */
                 }

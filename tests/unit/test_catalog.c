@@ -197,7 +197,7 @@ static void forget_all(struct catalog *c, struct name *m)
 {
         uint32_t cursor = 0, passes = 0;
 
-        while (!catalog_forget_drops(c, &cursor, 7))
+        while (!catalog_forget_drops(c, &cursor, 7, false))
                 CHECK(++passes <= c->pool.n_touched / 7);
         for (int k = 0; k < NAMES; k++)
                 m[k].dropped = false;
@@ -403,14 +403,30 @@ static void test_drops_are_remembered_until_forgotten(void **state)
         CHECK_EQ(i, find(&c, 5));
         check_place(&c, i, there);
         CHECK_EQ(catalog_find_live(&c, 1, 0, key), POOL_NONE);
+        key_of(60, key);
+        CHECK(catalog_add_drop(&c, 1, 0, key, (struct record_at){}) != POOL_NONE); /* nowhere: it stays as long as it is asked to */
+        check_sound(&c);
+        while (!catalog_forget_drops(&c, &cursor, 20, true))
+                ;
+        CHECK_EQ(c.pool.n_used, 1);
+        CHECK(find(&c, 60) != POOL_NONE);
+        cursor = 0;
+        CHECK(catalog_forget_drops(&c, &cursor, 1000, false));
+        CHECK_EQ(c.pool.n_used, 0);
+        cursor = 0;
+        for (uint64_t n = 0; n < 50; n++) {
+                key_of(n, key);
+                CHECK(catalog_add_drop(&c, 1, 0, key, n == 5 ? there : here) != POOL_NONE);
+        }
+        i = find(&c, 5);
         add_live(&c, 100, 5); /* holds 5 */
         add_live(&c, 6, -1); /* written again: no drop any more */
         check_sound(&c);
-        CHECK(!catalog_forget_drops(&c, &cursor, 20));
+        CHECK(!catalog_forget_drops(&c, &cursor, 20, false));
         CHECK_EQ(cursor, 20);
         check_sound(&c);
-        CHECK(!catalog_forget_drops(&c, &cursor, 20));
-        CHECK(catalog_forget_drops(&c, &cursor, 20));
+        CHECK(!catalog_forget_drops(&c, &cursor, 20, false));
+        CHECK(catalog_forget_drops(&c, &cursor, 20, false));
         CHECK_EQ(c.pool.n_used, 3);
         CHECK_EQ(c.n_live, 2);
         CHECK_EQ(find(&c, 5), i);
