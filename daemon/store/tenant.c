@@ -128,7 +128,7 @@ static bool has_too_many(const struct tenants *t, const struct tenant *tenant, u
         if (tenant->n_spaces / SPACES_ON_NVME >= max_spaces)
                 return true;
         list_for_each (s, &t->spaces, struct space, link)
-                n += s->tenant == tenant && (s->n_open || s->n_blocks);
+                n += s->tenant == tenant && (s->n_sessions || s->n_blocks);
         return n >= max_spaces;
 }
 
