@@ -152,6 +152,14 @@ void device_count_error(struct nvme_device *d, bool write)
                 device_fail(d, true, "%d writes in a row failed", WRITE_ERRORS_MAX);
 }
 
+void device_write_failed(struct nvme_device *d, int r)
+{
+        if (r == -ENOSPC && !d->block_device) /* what is there can be read, and written over */
+                d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
+        else
+                device_count_error(d, true);
+}
+
 void device_unflushable(struct nvme_device *d)
 {
         d->unflushable = true;

@@ -77,10 +77,8 @@ static void header_written(struct nvme_io *io, int r, void *arg)
         log_page_done(l, r);
         if (r == 0 && device_io(d, RING_FLUSH, NULL, 0, 0, header_flushed, l))
                 return;
-        if (r == -ENOSPC && !d->block_device)
-                d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
-        else if (r < 0)
-                device_count_error(d, true);
+        if (r < 0)
+                device_write_failed(d, r);
         l->opening = false;
         l->full = true; /* nothing was put in it: the segment is free again */
         log_settle(d);
@@ -229,7 +227,7 @@ static void footer_written(struct nvme_io *io, int r, void *arg)
 
         log_page_done(l, r);
         if (r < 0 && device_alive(d))
-                device_count_error(d, true);
+                device_write_failed(d, r);
         else if (r == 0)
                 d->n_write_errors = 0;
         if (r == 0 && l->broken && device_io(d, RING_FLUSH, NULL, 0, 0, footer_flushed, l))

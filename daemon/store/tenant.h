@@ -54,7 +54,8 @@ struct space {
         struct geometry geometry;
         uint64_t slot_bytes; /* a part with its header, rounded to a class */
         uint32_t n_blocks;
-        uint32_t n_open; /* sessions that have it open */
+        uint32_t n_open; /* who needs it: sessions, and whatever is under way */
+        uint32_t n_sessions; /* of them, those that have it open */
         uint32_t n_subscribers;
         uint64_t used_bytes;
         uint64_t hits, misses;

@@ -337,6 +337,8 @@ void device_close(struct nvme_device *d);
 bool device_is_read(const struct nvme_device *d); /* somebody holds what was read from it, or waits for it */
 void device_submit_open(struct nvme_device *d);
 void device_count_error(struct nvme_device *d, bool write);
+/* A write came back with -errno r: a file system without room is no failing device. */
+void device_write_failed(struct nvme_device *d, int r);
 static inline uint64_t device_page_offset(const struct nvme_device *d, struct record_at at)
 {
         return format_segment_offset(&d->sb, at.segment) + (uint64_t)at.page * FORMAT_PAGE_BYTES;

@@ -53,6 +53,38 @@ static void test_spaces_go_with_their_last_record(void **state)
         daemon_end(&d);
 }
 
+/* Spaces of which there are only records do not stand in the way of new ones. */
+static void test_spaces_on_nvme_only_do_not_count(void **state)
+{
+        struct daemon d;
+        struct pattern_space sp[5];
+        char salt[32];
+
+        NVME(&d, "--max_spaces_tenant=4");
+        kvt *c = pattern_open(&d, 0);
+        pattern_keys(1, 0, 4, keys);
+        for (int i = 0; i < 4; i++) {
+                snprintf(salt, sizeof(salt), "salt %d", i);
+                PATTERN_SPACE(&sp[i], c, .part_bytes = PART, .salt = salt);
+                CHECK_OK(pattern_put(&sp[i], NULL, keys, 4, 0, KVT_PUT_DURABLE, statuses));
+        }
+        CHECK_IS(pattern_space_open(&sp[4], c, (struct pattern_config){.part_bytes = PART, .salt = "one more"}), KVT_E_LIMIT);
+        for (int i = 0; i < 4; i++)
+                kvt_space_close(sp[i].s);
+        kvt_close(c);
+        again(&d);
+        c = pattern_open(&d, 0);
+        for (int i = 0; i < 4; i++) {
+                snprintf(salt, sizeof(salt), "new %d", i);
+                PATTERN_SPACE(&sp[i], c, .part_bytes = PART, .salt = salt);
+        }
+        CHECK_IS(pattern_space_open(&sp[4], c, (struct pattern_config){.part_bytes = PART, .salt = "one more"}), KVT_E_LIMIT);
+        for (int i = 0; i < 4; i++)
+                kvt_space_close(sp[i].s);
+        kvt_close(c);
+        daemon_end(&d);
+}
+
 /* Two roots in one request, as if the second continued the first: both are durable, or it is not said. */
 static void test_durable_is_what_was_named(void **state)
 {
@@ -232,6 +264,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 TEST(test_spaces_go_with_their_last_record),
+                TEST(test_spaces_on_nvme_only_do_not_count),
                 TEST(test_durable_is_what_was_named),
                 TEST(test_reading_needs_no_room_in_memory),
                 TEST(test_a_full_index_is_no_reason_to_write),
