@@ -108,6 +108,7 @@ static struct log *log_new(struct nvme_device *d, uint32_t segment)
         l->segment = segment;
         l->end_page = 1;
         list_init(&l->order.link);
+        list_init(&l->writes);
         list_init(&l->held);
         list_append(&d->logs, &l->link);
         return l;

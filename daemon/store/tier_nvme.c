@@ -258,18 +258,15 @@ static void take_out_dropped(struct nvme *n, const struct drops *p)
         }
 }
 
-/* A record of it is being written, or was written a moment ago. */
-static bool is_in_logs(const struct nvme *n, const struct space *s, const struct drop_entry *drop)
+/* A record of it is being written that was begun after the drop: those from before are void, and what is moved is what was there. */
+static bool is_coming(const struct nvme *n, const struct space *s, const struct drop_entry *drop)
 {
         for (uint32_t i = 0; i < n->n_devices; i++)
                 list_for_each (l, &n->devices[i]->logs, struct log, link)
-                        for (uint32_t k = 0; k < l->n_entries; k++) {
-                                const struct footer_entry *e = &l->entries[k];
-                                if (e->type == RECORD_BLOCK &&
-                                    (drop->what == 1 || (e->shard == drop->shard && !memcmp(e->key, drop->key, 16))) &&
-                                    !memcmp(l->entries[e->space].key, s->digest, 16))
+                        list_for_each (w, &l->writes, struct nvme_write, link)
+                                if (w->type == RECORD_BLOCK && w->space == s && !w->is_void && !w->from.n_pages &&
+                                    (drop->what == 1 || (w->shard == drop->shard && !memcmp(w->key, drop->key, 16))))
                                         return true;
-                        }
         return false;
 }
 
@@ -280,9 +277,9 @@ static void take_late_out(struct nvme *n, struct drops *p)
 
         for (uint32_t i = 0; i < p->n; i++) {
                 const struct drop_entry *e = &p->entries[i];
-                bool newer = e->what == 1 ? p->failed && (p->space->n_records || is_in_logs(n, p->space, e))
+                bool newer = e->what == 1 ? p->failed && (p->space->n_records || is_coming(n, p->space, e))
                                           : catalog_find_live(&n->catalog, p->space->id, e->shard, e->key) != POOL_NONE ||
-                                                    is_in_logs(n, p->space, e);
+                                                    is_coming(n, p->space, e);
                 if (!newer)
                         p->entries[left++] = *e;
                 else if (e->what == 1)

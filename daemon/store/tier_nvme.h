@@ -90,6 +90,7 @@ struct log { /* a segment that is being written */
                 int result; /* of its write; 1: under way */
         } * spaces; /* owned */
         uint32_t n_spaces, max_spaces;
+        struct list writes; /* of struct nvme_write: all that are under way */
         struct list held; /* of struct nvme_write: written, but what describes their space is not yet */
         struct write_order order;
 };
@@ -114,6 +115,7 @@ struct nvme_write {
         struct record_at at;
         uint64_t generation;
         struct write_order order;
+        struct list link; /* in log.writes */
         struct list held; /* in log.held */
         bool counted; /* of n_user_bytes rather than of moves */
         bool is_void; /* must not become visible: dropped meanwhile */
