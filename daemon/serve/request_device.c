@@ -97,7 +97,7 @@ void request_device(struct session *c, uint32_t id, const void *message, const u
                 r = *m->path == '/' ? nvme_attach(n, m->path) : KVT_E_BAD_REQUEST;
                 break;
         case KVTIER__DEVICE_DO__DEVICE_DETACH:
-                r = d ? nvme_detach(n, m->path) : KVT_E_NO_DEVICE;
+                r = d && d->state != DEVICE_DETACHED ? nvme_detach(n, m->path) : KVT_E_NO_DEVICE;
                 break;
         case KVTIER__DEVICE_DO__DEVICE_VERIFY:
                 if (*m->path && (!d || d->state != DEVICE_SERVING))

@@ -280,10 +280,8 @@ static void fail_write(struct nvme_write *w, int r, bool own_error)
         l->broken = l->full = true;
         if (d->log == l)
                 d->log = NULL;
-        if (r == -ENOSPC && !d->block_device)
-                d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
-        else if (own_error)
-                device_count_error(d, true);
+        if (own_error || r == -ENOSPC)
+                device_write_failed(d, r);
 }
 
 static void finish_write(struct nvme_write *w, int r, bool own_error)

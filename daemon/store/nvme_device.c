@@ -152,6 +152,14 @@ void device_count_error(struct nvme_device *d, bool write)
                 device_fail(d, true, "%d writes in a row failed", WRITE_ERRORS_MAX);
 }
 
+void device_write_failed(struct nvme_device *d, int r)
+{
+        if (r == -ENOSPC && !d->block_device) /* what is there can be read, and written over */
+                d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
+        else
+                device_count_error(d, true);
+}
+
 void device_unflushable(struct nvme_device *d)
 {
         d->unflushable = true;
@@ -219,9 +227,12 @@ static bool forget_drops(struct nvme *n)
 {
         if (n->forget_cursor == UINT32_MAX || nvme_recovering(n))
                 return false;
-        if (!catalog_forget_drops(&n->catalog, &n->forget_cursor, 8192))
+        bool keep = nvme_away(n);
+        if (!catalog_forget_drops(&n->catalog, &n->forget_cursor, 8192, keep))
                 return true;
         n->forget_cursor = UINT32_MAX;
+        if (keep)
+                return false;
         n->n_remembered = 0;
         list_for_each (s, &n->tenants->spaces, struct space, link)
                 s->not_recovered = false;

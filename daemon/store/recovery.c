@@ -208,7 +208,15 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
                         recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation,
                                        r->scan_page);
         } else {
-                log_warning("%s: drops in segment %u cannot be read: what they took out may be back", d->path, s->segment);
+                const struct footer_entry *es = (const struct footer_entry *)(const void *)s->buf, *e = es;
+                while (e->page != r->scan_page)
+                        e++;
+                tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, r->scan_page, 1}),
+                            "what was dropped is not known: the record there does not verify, and older ones of its space are not served");
+                struct known_space *k = recovery_space(r, es[e->space].key);
+                if (k)
+                        recovery_void_older(k, generation, r->scan_page);
+                d->segments[s->segment].has_drops = true;
         }
         give(r, &r->buf, r->n_buf, 0);
         recovery_step(r);
@@ -471,6 +479,7 @@ static void recovery_finished(struct recovery *r)
                         d->nvme->recent_bytes += d->sb.segment_bytes;
         d->counters.recover_usec = clock_usec() - r->started_usec;
         d->state = DEVICE_SERVING;
+        d->nvme->forget_cursor = 0;
         log_info("%s: %llu records of %llu segments recovered in %llu ms, %llu torn", d->path, (unsigned long long)d->n_records,
                  (unsigned long long)d->sb.n_segments, (unsigned long long)d->counters.recover_usec / 1000,
                  (unsigned long long)d->counters.n_torn);

@@ -58,5 +58,7 @@ void recovery_learn_space(struct recovery *r, const uint8_t digest[16], uint32_t
 /* Is what lies at a later than (generation, page), in the order of writing? */
 bool recovery_later(const struct nvme *n, struct record_at a, uint64_t generation, uint32_t page);
 void recovery_block(struct recovery *r, struct known_space *k, const struct footer_entry *e, uint32_t segment, uint64_t generation);
+/* The space was purged there, or nobody knows what was dropped there. */
+void recovery_void_older(struct known_space *k, uint64_t generation, uint32_t page);
 void recovery_drops(struct recovery *r, struct known_space *k, const struct drop_entry *drops, size_t n_drops, uint32_t segment,
                     uint64_t generation, uint32_t page);

@@ -117,6 +117,14 @@ void recovery_block(struct recovery *r, struct known_space *k, const struct foot
         metrics.c_nvme_recovered++;
 }
 
+void recovery_void_older(struct known_space *k, uint64_t generation, uint32_t page)
+{
+        if (k->purged_generation < generation || (k->purged_generation == generation && k->purged_page < page)) {
+                k->purged_generation = generation;
+                k->purged_page = page;
+        }
+}
+
 void recovery_drops(struct recovery *r, struct known_space *k, const struct drop_entry *drops, size_t n_drops, uint32_t segment,
                     uint64_t generation, uint32_t page)
 {
@@ -127,10 +135,7 @@ void recovery_drops(struct recovery *r, struct known_space *k, const struct drop
         d->segments[segment].has_drops = true;
         for (size_t i = 0; s && i < n_drops; i++) {
                 if (drops[i].what == 1) { /* the whole space; what is older and was seen already goes at the end, see purge_some() */
-                        if (k->purged_generation < generation || (k->purged_generation == generation && k->purged_page < page)) {
-                                k->purged_generation = generation;
-                                k->purged_page = page;
-                        }
+                        recovery_void_older(k, generation, page);
                         continue;
                 }
                 for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {

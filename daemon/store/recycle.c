@@ -351,7 +351,7 @@ static void wiped(struct nvme_io *io, int r, void *arg)
                 if (r == 0) {
                         freed(c);
                 } else {
-                        device_count_error(d, true);
+                        device_write_failed(d, r);
                         if (d->recycle == c) /* picked again */
                                 recycle_free(d);
                 }

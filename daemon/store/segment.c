@@ -58,6 +58,7 @@ static void header_flushed(struct nvme_io *io, int r, void *arg)
         struct log *l = arg;
         struct nvme_device *d = l->device;
 
+        l->opening = false;
         l->ready = r == 0;
         if (r < 0) {
                 l->full = true;
@@ -76,10 +77,9 @@ static void header_written(struct nvme_io *io, int r, void *arg)
         log_page_done(l, r);
         if (r == 0 && device_io(d, RING_FLUSH, NULL, 0, 0, header_flushed, l))
                 return;
-        if (r == -ENOSPC && !d->block_device)
-                d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
-        else if (r < 0)
-                device_count_error(d, true);
+        if (r < 0)
+                device_write_failed(d, r);
+        l->opening = false;
         l->full = true; /* nothing was put in it: the segment is free again */
         log_settle(d);
         if (d->nvme->on_room)
@@ -152,6 +152,8 @@ static struct log *log_open(struct nvme_device *d)
                 buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
                 l->page = NULL;
                 l->full = true;
+        } else {
+                l->opening = true;
         }
         return l;
 }
@@ -226,7 +228,7 @@ static void footer_written(struct nvme_io *io, int r, void *arg)
 
         log_page_done(l, r);
         if (r < 0 && device_alive(d))
-                device_count_error(d, true);
+                device_write_failed(d, r);
         else if (r == 0)
                 d->n_write_errors = 0;
         if (r == 0 && l->broken && device_io(d, RING_FLUSH, NULL, 0, 0, footer_flushed, l))
@@ -345,7 +347,8 @@ static void settle_syncs(struct nvme_device *d)
         list_for_each_safe (s, &d->syncs, struct nvme_sync, link) {
                 if (s->serial <= d->flushed)
                         sync_part_done(s, 0);
-                else if (!device_alive(d) || d->unflushable)
+                else if (!device_alive(d) || d->unflushable ||
+                         (s->serial == UINT64_MAX && d->state != DEVICE_SERVING)) /* drops cannot be written */
                         sync_part_done(s, KVT_E_IO);
                 else
                         wants |= s->serial <= settled;
@@ -361,7 +364,7 @@ void log_settle(struct nvme_device *d)
 {
         list_for_each_safe (l, &d->logs, struct log, link) {
                 bool done = l->full || l->broken || !device_alive(d);
-                if (done && !l->closing && !l->n_writes && !l->page && (l->ready || l->full)) {
+                if (done && !l->closing && !l->n_writes && !l->page && !l->opening) {
                         close_log(l);
                         return log_settle(d); /* the list may be another one now */
                 }

@@ -28,7 +28,6 @@
 
 enum {
         DEVICE_CLOSE_WAIT_USEC = 2000000,
-        DEVICE_SEGMENTS_MIN = 3, /* one that is written, one for what is moved, one that is moved */
 };
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
 
@@ -77,6 +76,7 @@ struct log { /* a segment that is being written */
         uint8_t *page; /* owned by the buffers: the header, then the footer, while they are written */
         uint32_t n_page_bytes;
         bool was_virgin;
+        bool opening; /* its header is being written or flushed */
         bool ready; /* its header is on stable storage */
         bool full; /* takes no more */
         bool broken; /* a write failed: it needs its footer on stable storage before later records count as durable */
@@ -300,7 +300,7 @@ void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16]);
 /* A whole space, likewise: what was written up to now. The caller takes its entries out first. */
 void nvme_drop_space(struct nvme *n, struct space *s);
 void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t device);
-/* One entry out of the catalog, nothing on the device. why: enum kvt_why */
+/* One entry out of the catalog, nothing on the device. why: enum kvt_why. The space is gone if that was all of it and nobody has it open. */
 void nvme_forget(struct nvme *n, uint32_t entry, int why);
 
 void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s);
@@ -311,14 +311,17 @@ void nvme_flush_start(struct nvme *n, struct nvme_sync_all *s);
 
 /* For a segment that is begun anew: later than all that are known, and in all likelihood than those of devices that are not known yet. */
 uint64_t nvme_next_generation(struct nvme *n);
-/* Some device may still bring records that nobody knows of yet. */
+/* Some device is being opened or recovered: it may bring records that nobody knows of yet. */
 bool nvme_recovering(const struct nvme *n);
+/* Some device is out of service, for now or for good: what is dropped meanwhile is remembered, in case that it comes back. */
+bool nvme_away(const struct nvme *n);
 /* Older records of the part are void when they are recovered. at: n_pages 0: all are older. There is no LIVE entry. */
 void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at);
 
 /* Writes down what was dropped; false: not all could be, and nothing else may be written before. */
 bool nvme_write_drops(struct nvme *n);
 void nvme_drops_free(struct nvme *n);
+bool nvme_drops_writable(const struct nvme *n); /* there are some, for a device that serves */
 /* Drops of the device are still to be written, of those up to serial. */
 bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t serial);
 /* Once a pass: flushes that waited for drops go on. */
@@ -337,6 +340,8 @@ void device_close(struct nvme_device *d);
 bool device_is_read(const struct nvme_device *d); /* somebody holds what was read from it, or waits for it */
 void device_submit_open(struct nvme_device *d);
 void device_count_error(struct nvme_device *d, bool write);
+/* A write came back with -errno r: a file system without room is no failing device. */
+void device_write_failed(struct nvme_device *d, int r);
 static inline uint64_t device_page_offset(const struct nvme_device *d, struct record_at at)
 {
         return format_segment_offset(&d->sb, at.segment) + (uint64_t)at.page * FORMAT_PAGE_BYTES;
@@ -353,7 +358,7 @@ static inline uint32_t device_usable(const struct nvme_device *d)
 /* A file system that became full left too few segments to go round with: they are filled, and that is all. */
 static inline bool device_stuck(const struct nvme_device *d)
 {
-        return d->full_until_usec > d->nvme->now_usec && d->sb.n_segments - d->n_virgin < DEVICE_SEGMENTS_MIN;
+        return d->full_until_usec > d->nvme->now_usec && d->sb.n_segments - d->n_virgin < FORMAT_SEGMENTS_MIN;
 }
 static inline bool device_writable(const struct nvme_device *d)
 {

@@ -19,7 +19,10 @@ int query_call(struct ctl *x, uint16_t type, const ProtobufCMessage *request, co
         if (!text[0] || strcmp(text, kvt_strerror(r)) == 0)
                 return ctl_fail(x, r, "request failed");
         clean = format_clean(text);
-        code = ctl_fail(x, r, "%s", clean ? clean : "request failed");
+        if (clean && r != KVT_E_DISCONNECTED) /* the daemon's own words say it better than the error in general */
+                code = ctl_fail(x, 0, "%s (%s)", clean, kvt_error_name(r));
+        else
+                code = ctl_fail(x, r, "request failed");
         free(clean);
         return code;
 }
@@ -121,8 +124,10 @@ int query_blocks(struct ctl *x, uint32_t space, uint64_t limit, int (*fn)(const 
                 n = n < left ? n : (size_t)left;
                 entries = malloc(n * sizeof *entries + 1); /* the message's bytes may lie anywhere; entries are aligned */
                 if (entries) {
-                        memcpy(entries, reply->blocks.data, n * sizeof *entries);
-                        code = n ? fn(entries, n, arg) : EXIT_OK;
+                        if (n) { /* a page may be empty: blocks of other spaces were looked at */
+                                memcpy(entries, reply->blocks.data, n * sizeof *entries);
+                                code = fn(entries, n, arg);
+                        }
                         free(entries);
                 } else
                         code = ctl_fail(x, KVT_E_NO_MEMORY, "cannot list");
