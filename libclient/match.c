@@ -6,7 +6,7 @@
 #include "libclient/wire.h"
 
 enum { FIELD_SPACE = 1, FIELD_KEYS = 2 }; /* the same in MatchRequest, PrefetchRequest and DropRequest */
-enum { PREFETCHES_MAX = 8 }; /* slices under way: the daemon loads the blocks of all of them */
+enum { PREFETCHES_MAX = 3 }; /* slices under way: the daemon loads the blocks of all of them, and takes four (max_inflight_session) */
 enum { FIELD_MATCH_RELEASES = 3, FIELD_PREFETCH_DEADLINE = 3, FIELD_DROP_CORRUPT = 3 };
 
 static uint32_t slice(const kvt_op *op)

@@ -59,11 +59,11 @@ prose() {
 		fold -s -w 76 | sed 's/ *$//'
 }
 
-# The entries of a table, one a line.
+# The entries of a table, one a line; strings that C joins are one here, too.
 entries() {
 	awk -v name="$1" 'index($0, name "(") == 1 { entry = 1; text = "" }
 		entry { sub(/^[ \t]+/, text == "" ? "" : " "); text = text $0 }
-		entry && /\)[ \t]*$/ { print text; entry = 0 }' "$2"
+		entry && /\)[ \t]*$/ { gsub(/" "/, "", text); print text; entry = 0 }' "$2"
 }
 
 print_params() {

@@ -90,6 +90,10 @@ int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, b
                 return KVT_E_MISS;
         if (s->id >= 1u << 24)
                 return KVT_E_LIMIT;
+        if (catalog_is_full(&e->nvme.catalog)) { /* it would be written, and nobody would find it */
+                log_limited(LOG_WARNING, "The index of the NVMe tier is full: blocks are not written; see nvme_max_records");
+                return KVT_E_NO_SPACE;
+        }
         if (limit && s->tenant->record_bytes + bytes > limit)
                 return KVT_E_QUOTA;
         if (budget_left(&e->budget, e->now_usec) < bytes)

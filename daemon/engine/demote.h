@@ -23,7 +23,8 @@ struct durable {
         struct list link; /* in engine.durables */
         struct space *space; /* kept open */
         uint32_t shard;
-        uint8_t *keys; /* owned: from the first of the prompt to the block itself */
+        uint8_t key[16];
+        uint8_t *keys; /* owned: those of the chain that had no record, down to the block itself */
         uint32_t n_keys, i_started, i_done;
         uint64_t deadline_usec;
         uint32_t n_tries;

@@ -2,8 +2,9 @@
 #include <string.h>
 
 #include "daemon/engine/demote.h"
+#include "daemon/engine/put.h"
 
-enum { STARTED_MAX = 64, TRIES_MAX = 3 };
+enum { STARTED_MAX = 64, TRIES_MAX = 3, KEYS_MAX = 1 << 22 /* of all that wait */ };
 
 static void end(struct durable *d, int r)
 {
@@ -12,6 +13,7 @@ static void end(struct durable *d, int r)
 
         list_remove(&d->link);
         d->done(d, r, d->arg);
+        s->tenant->n_durable_keys -= d->n_keys;
         free(d->keys);
         free(d);
         s->n_open--;
@@ -24,6 +26,26 @@ static void synced(struct nvme_sync_all *s, int r)
 
         d->syncing = false;
         end(d, r);
+}
+
+/* A device is gone, and the catalog still has entries of records on it. */
+static bool is_sweeping(const struct engine *e)
+{
+        for (uint32_t i = 0; i < e->nvme.n_devices; i++)
+                if (e->nvme.devices[i]->sweep_cursor != UINT32_MAX)
+                        return true;
+        return false;
+}
+
+/* All records are written. Are they still? Those of a device that failed meanwhile are not, nor are those of ancestors that had one before. 0: they are. */
+static int look_again(struct durable *d)
+{
+        uint32_t i = nvme_find(&d->engine->nvme, d->space, d->shard, d->key);
+
+        if (i != POOL_NONE && catalog_reachable(&d->engine->nvme.catalog, i))
+                return 0;
+        d->i_done = d->i_started = 0;
+        return !d->n_keys || ++d->n_tries > TRIES_MAX ? KVT_E_AGAIN : PUT_PENDING;
 }
 
 /* As far as it goes. True: it may be gone. */
@@ -39,6 +61,18 @@ static bool step(struct durable *d)
                 if (i == POOL_NONE)
                         break;
                 catalog_at(&e->nvme.catalog, i)->flags |= ENTRY_DURABLE | ENTRY_USED;
+        }
+        if (d->i_done == d->n_keys && is_sweeping(e)) {
+                if (d->deadline_usec > e->now_usec)
+                        return false;
+                r = KVT_E_TIMEOUT;
+        } else if (d->i_done == d->n_keys && (r = look_again(d)) == PUT_PENDING) {
+                e->room = true; /* from the start, in the next pass */
+                return false;
+        }
+        if (r != 0) {
+                end(d, r);
+                return true;
         }
         if (d->i_done == d->n_keys) {
                 d->syncing = true;
@@ -64,8 +98,11 @@ static bool step(struct durable *d)
                         r = KVT_E_AGAIN;
                         break;
                 }
-                if (block_at(&e->blocks, i)->state == BLOCK_FILLING)
-                        break; /* it was offered just before, and is still being copied */
+                if (block_at(&e->blocks, i)->state == BLOCK_FILLING) { /* it is still being copied, or other shards are to come */
+                        if (e->draining && !block_at(&e->blocks, i)->n_fills)
+                                r = KVT_E_DRAINING;
+                        break;
+                }
                 r = demote_part(e, d->space, i, d->shard, true);
                 if (r == KVT_E_AGAIN) {
                         r = 0;
@@ -107,6 +144,10 @@ struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard,
                 *ret_r = KVT_E_AGAIN;
                 return NULL;
         }
+        if (s->tenant->n_durable_keys + n > tenants_share(&e->tenants, KEYS_MAX)) {
+                *ret_r = KVT_E_AGAIN;
+                return NULL;
+        }
         struct durable *d = new0(struct durable, 1);
         if (!d || (n && !(d->keys = malloc(16ull * n)))) {
                 free(d);
@@ -116,7 +157,9 @@ struct durable *durable_start(struct engine *e, struct space *s, uint32_t shard,
         d->space = s;
         d->shard = shard;
         d->engine = e;
+        memcpy(d->key, key, 16);
         d->n_keys = n;
+        s->tenant->n_durable_keys += n;
         d->done = done;
         d->arg = arg;
         d->deadline_usec = e->now_usec + e->conf->p.put_timeout_usec;

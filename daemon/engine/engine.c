@@ -93,12 +93,16 @@ static void attach_devices(struct engine *e)
                 return;
         for (char *at = NULL, *path = strtok_r(paths, ",", &at); path; path = strtok_r(NULL, ",", &at)) {
                 path += strspn(path, " ");
-                int r = *path ? nvme_attach(&e->nvme, path) : 0;
+                for (size_t n = strlen(path); n && path[n - 1] == ' ';)
+                        path[--n] = 0;
+                /* where the daemon happens to have been started is no place; nor could it be named to be detached */
+                int r = !*path ? 0 : *path == '/' ? nvme_attach(&e->nvme, path) : KVT_E_BAD_REQUEST;
                 if (r != 0)
                         log_warning("%s is left out: %s", path,
-                                    r == KVT_E_LIMIT    ? "too many devices"
-                                    : r == KVT_E_EXISTS ? "named twice"
-                                                        : "no memory");
+                                    r == KVT_E_BAD_REQUEST ? "its path does not begin with /"
+                                    : r == KVT_E_LIMIT     ? "too many devices"
+                                    : r == KVT_E_EXISTS    ? "named twice"
+                                                           : "no memory");
         }
 }
 
@@ -226,7 +230,7 @@ bool engine_pass(struct engine *e)
 
 bool engine_quiet(struct engine *e)
 {
-        if (!e->nvme.stopping && (e->demotes.n || e->n_demoting || !list_empty(&e->nvme.drops)) && nvme_writable(&e->nvme))
+        if (!e->nvme.stopping && (e->demotes.n || e->n_demoting || nvme_drops_writable(&e->nvme)) && nvme_writable(&e->nvme))
                 return false;
         if (!e->nvme.stopping)
                 nvme_stop(&e->nvme);
@@ -429,7 +433,7 @@ bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t 
         list_for_each_safe (of, &e->tenants.spaces, struct space, link)
                 if (of->tenant != t || (s && of != s))
                         continue;
-                else if (!of->purging && nvme_recovering(&e->nvme)) {
+                else if (!of->purging && nvme_away(&e->nvme)) {
                         nvme_drop_space(&e->nvme, of);
                 } else if (of->purging) {
                         nvme_drop_space(&e->nvme, of);
@@ -457,9 +461,10 @@ uint64_t engine_deadline(const struct engine *e)
         const struct shards *s = list_first(&e->incomplete, struct shards, link);
 
         uint64_t d = MIN(s ? s->deadline_usec : UINT64_MAX, nvme_deadline(&e->nvme));
-        const struct durable *u = list_first(&e->durables, struct durable, link);
-
-        return u ? MIN(d, u->deadline_usec) : d;
+        list_for_each (u, &e->durables, struct durable, link) /* oldest first; a device that flushes has a time-out of its own */
+                if (!u->syncing)
+                        return MIN(d, u->deadline_usec);
+        return d;
 }
 
 void engine_expire(struct engine *e)

@@ -27,12 +27,13 @@ struct engine {
         } demotes;
         uint32_t n_demoting, n_loading;
         int demote_error; /* why a part was last not written */
-        struct list loads; /* of struct load: waiting for room */
+        struct list loads; /* of struct tenant: those with loads that wait for room, in turn */
         struct list durables; /* of struct durable */
         struct ahead { /* records to be brought into memory without anybody waiting; see engine/load */
                 uint32_t *entries; /* owned */
                 uint32_t n, head, max;
         } ahead;
+        bool draining; /* nothing new comes from clients */
         bool room; /* the NVMe tier may take what it refused */
         struct list incomplete; /* of struct shards, oldest first: blocks whose other parts may never come */
         bool above_mark; /* background eviction is on its way from the high mark to the low one */

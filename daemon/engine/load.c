@@ -9,6 +9,8 @@
 enum {
         LOADS_MAX = 256, /* under way at once */
         AHEAD_MAX = 64, /* of them, for nobody in particular */
+        AHEAD_TRIES = 64, /* that come to nothing, in a pass */
+        ANY_DEVICE = 31, /* what a load waits for is not a device's */
         FETCH_HERE_BYTES = 16 << 10, /* a row or a few of them */
         DEPTH_MAX = 1 << 16, /* stubs made for one block */
 };
@@ -109,6 +111,7 @@ static void load_done(struct engine *e, struct xfer *x, void *arg)
                 nvme_quarantine(&e->nvme, &x->read, x->space, x->shard, x->key);
         nvme_read_end(&e->nvme, &x->read);
         e->n_loading--;
+        x->space->tenant->n_loading--;
         k->n_fills--;
         p->xfer = POOL_NONE;
         if (r == 0 && k->state == BLOCK_DYING)
@@ -154,7 +157,7 @@ static int begin(struct engine *e, struct space *s, uint32_t shard, const uint8_
 
         if (entry == POOL_NONE)
                 return KVT_E_MISS;
-        if (e->n_loading >= LOADS_MAX)
+        if (e->n_loading >= LOADS_MAX || s->tenant->n_loading >= tenants_share(&e->tenants, LOADS_MAX))
                 return KVT_E_AGAIN;
         i = load_stub(e, s, shard, key);
         if (i == POOL_NONE || block_at(&e->blocks, i)->state != BLOCK_RESIDENT)
@@ -191,11 +194,25 @@ static int begin(struct engine *e, struct space *s, uint32_t shard, const uint8_
         x->state = XFER_READING;
         block_part(k, s, shard)->xfer = x->id;
         e->n_loading++;
+        s->tenant->n_loading++;
         *ret = x;
         return 0;
 }
 
-int load_start(struct engine *e, struct load *l)
+/* Into its tenant's queue. first: it came from there. */
+static void wait_for_room(struct engine *e, struct load *l, bool first)
+{
+        struct tenant *t = l->space->tenant;
+        uint32_t entry = nvme_find(&e->nvme, l->space, l->shard, l->key);
+
+        l->device = entry == POOL_NONE || e->n_loading >= LOADS_MAX ? ANY_DEVICE
+                                                                    : (uint8_t)entry_place(catalog_at(&e->nvme.catalog, entry)).device;
+        list_append(first ? t->loads.next : &t->loads, &l->link);
+        if (list_empty(&t->waits_link))
+                list_append(&e->loads, &t->waits_link);
+}
+
+static int start(struct engine *e, struct load *l, bool first)
 {
         uint32_t i = blocks_find(&e->blocks, l->space->id, l->key);
         struct xfer *x;
@@ -220,7 +237,7 @@ int load_start(struct engine *e, struct load *l)
         }
         int r = begin(e, l->space, l->shard, l->key, &x);
         if (r == KVT_E_AGAIN) {
-                list_append(&e->loads, &l->link);
+                wait_for_room(e, l, first);
                 return PUT_PENDING;
         }
         if (r != 0)
@@ -229,15 +246,21 @@ int load_start(struct engine *e, struct load *l)
         return PUT_PENDING;
 }
 
+int load_start(struct engine *e, struct load *l)
+{
+        return start(e, l, false);
+}
+
 void load_wait(struct engine *e, struct load *l)
 {
         l->only_room = true;
-        list_append(&e->loads, &l->link);
+        wait_for_room(e, l, false);
 }
 
 void load_abandon(struct engine *e)
 {
-        finish_loads(e, &e->loads, KVT_E_CANCELLED);
+        list_for_each (t, &e->tenants.all, struct tenant, link)
+                finish_loads(e, &t->loads, KVT_E_CANCELLED);
 }
 
 void load_forget(struct load *l)
@@ -290,46 +313,93 @@ void load_followers(struct engine *e, struct space *s, const uint8_t *keys, uint
         }
 }
 
-void load_some(struct engine *e)
+/* One step for t: its first load that does not wait for what was refused in this pass (a bit each). False: there is none. */
+static bool start_waiting(struct engine *e, struct tenant *t, uint32_t *refused)
 {
-        struct list again;
-        struct ahead *q = &e->ahead;
+        struct load *l = NULL;
 
-        list_init(&again);
-        while (!list_empty(&e->loads)) {
-                struct load *l = list_first(&e->loads, struct load, link);
+        list_for_each (i, &t->loads, struct load, link)
+                if (!(*refused >> i->device & 1) && (i->only_room || t->n_loading < tenants_share(&e->tenants, LOADS_MAX))) {
+                        l = i;
+                        break;
+                }
+        if (!l)
+                return false;
+        list_remove(&l->link);
+        if (l->only_room) {
+                l->done(e, l, 0); /* it may be gone, or wait again */
+                if (t->loads.prev != &l->link)
+                        return true;
                 list_remove(&l->link);
-                list_append(&again, &l->link);
-        }
-        while (!list_empty(&again)) {
-                struct load *l = list_first(&again, struct load, link);
-                list_remove(&l->link);
-                int r = l->only_room ? 0 : load_start(e, l);
+                list_append(t->loads.next, &l->link);
+        } else {
+                int r = start(e, l, true);
                 if (r != PUT_PENDING)
                         l->done(e, l, r);
+                if (r != PUT_PENDING || t->loads.next != &l->link)
+                        return true;
         }
-        while (q->n && e->n_loading < AHEAD_MAX && list_empty(&e->loads)) {
+        *refused |= 1u << l->device;
+        return true;
+}
+
+/* Tenants take turns, or one that asks for all it has would be all that is served. */
+static void start_all_waiting(struct engine *e)
+{
+        uint32_t refused = 0;
+        bool any = true;
+
+        while (any) {
+                any = false;
+                list_for_each_safe (t, &e->loads, struct tenant, waits_link)
+                        if (list_empty(&t->loads))
+                                list_remove(&t->waits_link);
+                        else
+                                any |= start_waiting(e, t, &refused);
+        }
+}
+
+/* Returns 0, or why it was not begun. *ret_share: because its tenant has its share under way. */
+static int start_ahead(struct engine *e, uint32_t i, bool *ret_share)
+{
+        struct entry *x = catalog_at(&e->nvme.catalog, i);
+        struct xfer *ignored;
+
+        *ret_share = false;
+        if (!entry_live(x)) /* the number may be another one's by now, which does no harm */
+                return 0;
+        struct space *s = space_at(&e->tenants, entry_space(x));
+        uint8_t key[16];
+        memcpy(key, x->key, 16);
+        uint32_t b = blocks_find(&e->blocks, s->id, key), shard = entry_shard(x);
+        struct block *k = b != POOL_NONE ? block_at(&e->blocks, b) : NULL;
+        bool there = k && (k->state != BLOCK_RESIDENT || block_part(k, s, shard)->at.slab || block_part(k, s, shard)->xfer != POOL_NONE);
+        *ret_share = s->tenant->n_loading >= tenants_share(&e->tenants, LOADS_MAX);
+        return there ? 0 : *ret_share ? KVT_E_AGAIN : begin(e, s, shard, key, &ignored);
+}
+
+void load_some(struct engine *e)
+{
+        struct ahead *q = &e->ahead;
+
+        start_all_waiting(e);
+        for (int n_tries = 0; q->n && e->n_loading < AHEAD_MAX && list_empty(&e->loads);) {
                 uint32_t i = q->entries[q->head];
-                struct entry *x = catalog_at(&e->nvme.catalog, i);
-                struct xfer *ignored;
-                int r = 0;
-                if (entry_live(x)) { /* the number may be another one's by now, which does no harm */
-                        struct space *s = space_at(&e->tenants, entry_space(x));
-                        uint8_t key[16];
-                        memcpy(key, x->key, 16);
-                        uint32_t b = blocks_find(&e->blocks, s->id, key), shard = entry_shard(x);
-                        struct block *k = b != POOL_NONE ? block_at(&e->blocks, b) : NULL;
-                        bool there = k && (k->state != BLOCK_RESIDENT || block_part(k, s, shard)->at.slab ||
-                                           block_part(k, s, shard)->xfer != POOL_NONE);
-                        if (!there)
-                                r = begin(e, s, shard, key, &ignored);
-                }
-                if (r == KVT_E_AGAIN)
+                bool share;
+                int r = start_ahead(e, i, &share);
+                if (r == KVT_E_AGAIN && !share)
                         return;
                 q->head = (q->head + 1) % q->max;
+                if (r == KVT_E_AGAIN) { /* once more when some of them are back */
+                        q->entries[(q->head + q->n - 1) % q->max] = i;
+                        if (++n_tries == AHEAD_TRIES)
+                                return;
+                        continue;
+                }
                 q->n--;
-                if (r == KVT_E_AGAIN_LEASED || r == KVT_E_QUOTA) { /* memory is full of what is in use: nothing more ahead of need */
-                        q->n = 0;
+                /* memory is full of what is in use: nothing more for this tenant ahead of need, but others must not pay for that */
+                if ((r == KVT_E_AGAIN_LEASED || r == KVT_E_QUOTA) && ++n_tries == AHEAD_TRIES) {
+                        e->room = true;
                         return;
                 }
         }

@@ -4,10 +4,11 @@
 #include "daemon/engine/get.h"
 
 struct load { /* somebody who waits for a part to be in memory */
-        struct list link; /* in xfer.loads or engine.loads */
+        struct list link; /* in xfer.loads or tenant.loads */
         struct space *space;
         uint32_t shard;
         uint8_t key[16];
+        uint8_t device; /* of the record, while it waits for room; 31: not a device's */
         bool only_room; /* it waits for room to read, not for the part: done() is called when it may try again */
         void (*done)(struct engine *e, struct load *l,
                      int r); /* 0; KVT_E_MISS, KVT_E_AGAIN, KVT_E_AGAIN_LEASED, KVT_E_QUOTA, KVT_E_IO, KVT_E_CORRUPT */

@@ -14,9 +14,9 @@ struct request {
         struct session *session; /* NULL: the client left */
         uint32_t id;
         uint16_t type;
-        uint32_t space; /* of a map */
+        struct space *space; /* kept open: whoever waits may outlive the session */
         uint32_t n_items, n_pending;
-        uint64_t part_bytes; /* counted as under way for each item */
+        uint64_t part_bytes; /* counted as under way for each item; 0: nothing goes through staging */
         uint8_t *statuses; /* owned with the request */
         bool durable; /* a put that is to be */
         bool writing; /* it is at that */
@@ -28,6 +28,7 @@ struct request {
                 struct request *request;
                 bool pending;
                 bool loading; /* load.done will be called */
+                bool past_memory; /* of a get: there was no room to load it */
                 bool chained; /* of a durable put: it continues the item before */
                 struct tenant *pinned_by; /* of a map: its copy is kept until all are there; NULL: it is not */
                 struct location pinned;
@@ -41,7 +42,7 @@ struct request {
 };
 
 /* NULL: no memory, and answered so. The handler's own pending count keeps it until request_unpend(). */
-struct request *request_open_items(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n);
+struct request *request_open_items(struct session *c, uint32_t id, uint16_t type, struct space *s, uint32_t n);
 void request_unpend(struct request *r);
 /* r: a status, or PUT_PENDING: item_done() follows. */
 void item_started(struct request_item *i, int r);

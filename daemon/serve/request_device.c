@@ -77,7 +77,7 @@ static void start_flush(struct session *c, uint32_t id)
                 return;
         }
         *f = (struct flush){.sync.done = flushed, .server = c->server, .session = c->id, .id = id};
-        nvme_sync_start(&c->server->engine.nvme, &f->sync);
+        nvme_flush_start(&c->server->engine.nvme, &f->sync);
 }
 
 void request_device(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
@@ -97,7 +97,7 @@ void request_device(struct session *c, uint32_t id, const void *message, const u
                 r = *m->path == '/' ? nvme_attach(n, m->path) : KVT_E_BAD_REQUEST;
                 break;
         case KVTIER__DEVICE_DO__DEVICE_DETACH:
-                r = d ? nvme_detach(n, m->path) : KVT_E_NO_DEVICE;
+                r = d && d->state != DEVICE_DETACHED ? nvme_detach(n, m->path) : KVT_E_NO_DEVICE;
                 break;
         case KVTIER__DEVICE_DO__DEVICE_VERIFY:
                 if (*m->path && (!d || d->state != DEVICE_SERVING))

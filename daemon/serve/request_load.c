@@ -11,6 +11,12 @@ static void on_get_done(struct engine *e, struct get *g, int status)
         item_done(container_of(g, struct request_item, get), status);
 }
 
+/* Leases, say, cover all that its tenant may have. To read it into staging takes none of that. */
+static bool no_room_in_memory(int r)
+{
+        return r == KVT_E_AGAIN_LEASED || r == KVT_E_QUOTA || r == KVT_E_NO_MEMORY;
+}
+
 /* As far as it goes. Returns a status or PUT_PENDING. */
 static int get_item(struct engine *e, struct request_item *i)
 {
@@ -19,7 +25,7 @@ static int get_item(struct engine *e, struct request_item *i)
         struct space *s = l->space;
         uint32_t b = blocks_find(&e->blocks, s->id, l->key);
         bool in_memory = b != POOL_NONE && block_part(block_at(&e->blocks, b), s, l->shard)->at.slab;
-        bool whole = g->first_plane == 0 && g->end_plane == s->geometry.n_planes;
+        bool whole = !i->past_memory && g->first_plane == 0 && g->end_plane == s->geometry.n_planes;
         int r;
 
         if (in_memory || !s->n_records)
@@ -29,7 +35,8 @@ static int get_item(struct engine *e, struct request_item *i)
                 if (r == 0)
                         return get_start(e, g, s, l->shard, l->key, g->staging, g->offset, g->first_plane, g->end_plane);
                 i->loading = r == PUT_PENDING;
-                return r;
+                if (!no_room_in_memory(r))
+                        return r;
         }
         r = fetch_start(e, g, s, l->shard, l->key, g->staging, g->offset, g->first_plane, g->end_plane);
         if (r == KVT_E_AGAIN) {
@@ -46,6 +53,10 @@ static void on_get_loaded(struct engine *e, struct load *l, int r)
 
         i->loading = false;
         l->only_room = false;
+        if (no_room_in_memory(r)) {
+                i->past_memory = true;
+                r = 0;
+        }
         if (!i->request->session) /* its staging is gone */
                 r = KVT_E_CANCELLED;
         if (r == 0)
@@ -158,12 +169,20 @@ static bool is_stored(const struct request *r, uint32_t i)
         return r->statuses[i] == 0 || r->statuses[i] == KVT_E_EXISTS;
 }
 
-/* i continues the item before it, so that the last of them speaks for all. */
+/* i continues the item before it, so that the last of them speaks for all. What the client says of a block that exists is not believed. */
 static bool continues(const struct request *r, uint32_t i)
 {
         const struct put *p = &r->items[i].put, *before = i ? &r->items[i - 1].put : NULL;
+        struct engine *e = &r->server->engine;
 
-        return before && is_stored(r, i) && is_stored(r, i - 1) && p->has_parent && !memcmp(p->parent, before->key, 16);
+        if (!before || !is_stored(r, i) || !is_stored(r, i - 1) || p->shard != before->shard)
+                return false;
+        uint32_t b = blocks_find(&e->blocks, r->space->id, p->key);
+        if (b != POOL_NONE)
+                return (b = block_at(&e->blocks, b)->parent) != POOL_NONE && !memcmp(block_at(&e->blocks, b)->key, before->key, 16);
+        uint32_t x = nvme_find(&e->nvme, r->space, p->shard, p->key);
+        return x != POOL_NONE && (x = catalog_at(&e->nvme.catalog, x)->parent) != POOL_NONE &&
+               !memcmp(catalog_at(&e->nvme.catalog, x)->key, before->key, 16);
 }
 
 /* The chain that ends with item i came to r. */
@@ -195,6 +214,7 @@ void request_make_durable(struct request *r)
 
         r->writing = true;
         r->n_pending = 1;
+        r->session->n_inflight += r->n_items; /* until it is answered: or a client could have any number of them wait */
         for (uint32_t i = 0; i < r->n_items; i++)
                 r->items[i].chained = continues(r, i);
         for (uint32_t i = 0; i < r->n_items; i++) {

@@ -63,6 +63,7 @@ static bool remember_space(struct session *c, struct space *s)
         c->spaces = grown;
         c->spaces[c->n_spaces++] = s->id;
         s->n_open++;
+        s->n_sessions++;
         return true;
 }
 

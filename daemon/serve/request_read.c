@@ -139,16 +139,12 @@ static void map_now(struct session *c, uint32_t id, struct space *s, uint32_t sh
 void request_map_loaded(struct request *r)
 {
         struct session *c = r->session;
-        struct space *s = r->items[0].load.space;
+        struct space *s = r->space;
         uint8_t keys[KVT_KEYS_MAX * 16];
         struct slab *b;
 
         for (uint32_t k = 0; k < r->n_items; k++)
                 memcpy(keys + 16 * k, r->items[k].load.key, 16);
-        if (space_find(&c->server->engine.tenants, c->tenant, r->space) != s) {
-                session_error(c, r->id, KVT_E_UNKNOWN_SPACE, NULL);
-                return;
-        }
         if (unlikely(!c->parked && (b = not_ready(c, s, r->items[0].load.shard, keys, r->n_items))))
                 session_park(c, r->packet, r->n_packet, b->id);
         else
@@ -204,7 +200,6 @@ static bool map_load(struct session *c, uint32_t id, struct space *s, uint32_t s
         struct request *r = request_open_items(c, id, KVT_MSG_MAP, s, n);
         if (!r)
                 return true;
-        r->space = s->id;
         r->packet = malloc(n_packet);
         if (r->packet)
                 memcpy(r->packet, packet, r->n_packet = n_packet);

@@ -8,7 +8,7 @@
 
 #define INFLIGHT_MIN (256ull << 20)
 
-struct request *request_open_items(struct session *c, uint32_t id, uint16_t type, const struct space *s, uint32_t n)
+struct request *request_open_items(struct session *c, uint32_t id, uint16_t type, struct space *s, uint32_t n)
 {
         struct request *r = calloc(1, sizeof *r + n * (sizeof *r->items + 1));
 
@@ -21,7 +21,9 @@ struct request *request_open_items(struct session *c, uint32_t id, uint16_t type
         r->id = id;
         r->type = type;
         r->n_items = n;
-        r->part_bytes = s->geometry.part_bytes;
+        r->space = s;
+        s->n_open++;
+        r->part_bytes = type == KVT_MSG_GET || type == KVT_MSG_PUT_COMMIT ? s->geometry.part_bytes : 0;
         r->n_pending = 1; /* the handler's own, until it has started all */
         r->statuses = (uint8_t *)&r->items[n];
         list_init(&r->deadline_link);
@@ -72,10 +74,14 @@ void request_unpend(struct request *r)
         }
         list_remove(&r->link);
         list_remove(&r->deadline_link);
+        if (r->session && r->writing)
+                r->session->n_inflight -= r->n_items;
         if (r->session)
                 answer(r->session, r);
         if (r->type == KVT_MSG_MAP)
                 request_map_unpin(r);
+        r->space->n_open--;
+        engine_settle_space(&r->server->engine, r->space);
         free(r->packet);
         free(r);
 }

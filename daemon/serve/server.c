@@ -190,7 +190,8 @@ void server_drain(struct server *s)
         }
         sd_notify(0, "STOPPING=1");
         log_info("Shutting down: finishing what is under way");
-        s->draining = true;
+        s->draining = s->engine.draining = true;
+        s->more = true;
         s->drain_deadline_usec = s->engine.now_usec + s->conf.p.drain_timeout_usec;
         listener_close(s);
         event_draining(s);
@@ -209,7 +210,11 @@ void server_reload(struct server *s, const char *path, const struct conf_flag *f
                         free(fresh.p.socket);
                         fresh.p.socket = strdup(s->conf.p.socket);
                 }
-                const char *differs = fresh.p.socket ? conf_reload(&s->conf, &fresh) : NULL;
+                if (!*fresh.p.nvme_devices) {
+                        free(fresh.p.nvme_devices);
+                        fresh.p.nvme_devices = strdup(s->conf.p.nvme_devices);
+                }
+                const char *differs = fresh.p.socket && fresh.p.nvme_devices ? conf_reload(&s->conf, &fresh) : NULL;
                 tenants_configure(&s->engine.tenants, &s->conf);
                 log_set_level(s->conf.p.log_level);
                 budget_set(&s->engine.budget, s->conf.p.nvme_write_day_bytes, s->engine.now_usec);

@@ -306,6 +306,7 @@ void session_free(struct session *c)
         for (uint32_t i = 0; i < c->n_spaces; i++) {
                 struct space *sp = space_at(&s->engine.tenants, c->spaces[i]);
                 sp->n_open--;
+                sp->n_sessions--;
                 engine_settle_space(&s->engine, sp);
         }
         staging_unref(c->staging);

@@ -52,6 +52,7 @@ static void place_write(struct nvme_device *d, struct log *l, struct nvme_write 
         w->order.serial = ++d->serial;
         list_init(&w->order.link);
         list_append(&d->order, &w->order.link);
+        list_append(&l->writes, &w->link);
         l->end_page += w->n_pages;
         l->n_writes++;
 }
@@ -273,15 +274,14 @@ static void fail_write(struct nvme_write *w, int r, bool own_error)
         if (!l->broken || w->order.serial < l->order.serial) { /* what comes behind the oldest hole is durable only with the footer */
                 list_remove(&l->order.link);
                 l->order.serial = w->order.serial;
+                l->hole_page = w->at.page;
                 list_append(&w->order.link, &l->order.link); /* in its place */
         }
         l->broken = l->full = true;
         if (d->log == l)
                 d->log = NULL;
-        if (r == -ENOSPC && !d->block_device)
-                d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
-        else if (own_error)
-                device_count_error(d, true);
+        if (own_error || r == -ENOSPC)
+                device_write_failed(d, r);
 }
 
 static void finish_write(struct nvme_write *w, int r, bool own_error)
@@ -305,6 +305,7 @@ static void finish_write(struct nvme_write *w, int r, bool own_error)
                 metrics.c_nvme_records_written++;
         }
         list_remove(&w->order.link);
+        list_remove(&w->link);
         w->done(w, r == -ENOSPC && !d->block_device ? KVT_E_NO_SPACE : r < 0 ? KVT_E_IO : 0);
 }
 

@@ -7,6 +7,9 @@
 enum {
         MIN_BUCKETS = 16,
         PER_BUCKET = 2, /* entries a bucket, on the average, at most: 46 bytes an entry with its share of the buckets */
+        N_KNOWN = 1 << 12,
+        KNOWN_MIN = 8, /* shorter walks are not worth it */
+        KNOWN_APART = 256, /* of a long chain every so many are remembered as reachable */
         MAX_WALK = 1 << 18, /* steps of a search for a cycle: four million tokens in blocks of 16 */
 };
 
@@ -155,7 +158,7 @@ int catalog_init(struct catalog *c, uint32_t max)
         int r;
 
         ASSERT(max && max <= 1u << 31);
-        *c = (struct catalog){.n_buckets = MIN_BUCKETS};
+        *c = (struct catalog){.n_buckets = MIN_BUCKETS, .epoch = 1};
         if (getrandom(c->secret, sizeof c->secret, 0) != sizeof c->secret)
                 return -EIO;
         r = pool_init(&c->pool, sizeof(struct entry), max);
@@ -169,6 +172,11 @@ int catalog_init(struct catalog *c, uint32_t max)
                 pool_deinit(&c->pool);
                 return r;
         }
+        c->known = new0(struct known, N_KNOWN);
+        if (!c->known) {
+                catalog_deinit(c);
+                return -ENOMEM;
+        }
         return 0;
 }
 
@@ -177,6 +185,7 @@ void catalog_deinit(struct catalog *c)
         if (c->buckets)
                 munmap(c->buckets, (size_t)n_buckets_max(c) * sizeof *c->buckets);
         pool_deinit(&c->pool);
+        free(c->known);
         *c = (struct catalog){};
 }
 
@@ -191,6 +200,30 @@ uint32_t catalog_find_live(const struct catalog *c, uint32_t space, uint32_t sha
         uint32_t i = catalog_find(c, space, shard, key);
 
         return i != POOL_NONE && entry_live(catalog_at(c, i)) ? i : POOL_NONE;
+}
+
+static struct known *known_place(const struct catalog *c, uint32_t i)
+{
+        return &c->known[i % N_KNOWN];
+}
+
+static bool is_known(const struct catalog *c, uint32_t i)
+{
+        const struct known *k = known_place(c, i);
+
+        return k->entry == i && k->epoch == c->epoch;
+}
+
+/* i is not LIVE any more: nor is anything below it reachable. */
+static void forget_known(struct catalog *c, uint32_t i)
+{
+        if (!catalog_at(c, i)->n_children) {
+                if (is_known(c, i))
+                        *known_place(c, i) = (struct known){};
+        } else if (!++c->epoch) {
+                memset(c->known, 0, N_KNOWN * sizeof *c->known);
+                c->epoch = 1;
+        }
 }
 
 /* All that can fail is looked at before anything is changed. */
@@ -234,6 +267,7 @@ void catalog_remove(struct catalog *c, uint32_t i)
 
         ASSERT(entry_live(e) && c->n_live > 0);
         c->n_live--;
+        forget_known(c, i);
         e->flags = 0;
         e->parent = e->follower = POOL_NONE;
         e->follower_count = 0;
@@ -262,12 +296,12 @@ uint32_t catalog_add_drop(struct catalog *c, uint32_t space, uint32_t shard, con
         return i;
 }
 
-bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps)
+bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps, bool keep_nowhere)
 {
         for (; n_steps && *cursor < c->pool.n_touched; n_steps--) {
                 uint32_t i = ++*cursor;
                 struct entry *e = catalog_at(c, i);
-                if (!(e->flags & ENTRY_DROPPED))
+                if (!(e->flags & ENTRY_DROPPED) || (keep_nowhere && !entry_place(e).n_pages))
                         continue;
                 e->flags = 0;
                 set_place(e, (struct record_at){});
@@ -276,18 +310,24 @@ bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps)
         return *cursor >= c->pool.n_touched;
 }
 
-/* Ends: there are no cycles. */
+/* Ends: there are no cycles. A client may ask for thousands of entries at the end of chains that are hundreds of thousands long: all but the
+ * first walk end soon. */
 bool catalog_reachable(const struct catalog *c, uint32_t i)
 {
-        for (; i != POOL_NONE; i = catalog_at(c, i)->parent)
-                if (!entry_live(catalog_at(c, i)))
+        uint32_t n = 0, at = i;
+
+        for (; at != POOL_NONE && !is_known(c, at); at = catalog_at(c, at)->parent, n++)
+                if (!entry_live(catalog_at(c, at)))
                         return false;
+        for (at = i; n >= KNOWN_MIN; at = catalog_at(c, at)->parent, n--)
+                if (at == i || n % KNOWN_APART == 0)
+                        *known_place(c, at) = (struct known){at, c->epoch};
         return true;
 }
 
 uint64_t catalog_bytes(const struct catalog *c)
 {
-        return sizeof *c + align_up(((uint64_t)c->pool.n_touched + 1) * sizeof(struct entry), 4096) +
+        return sizeof *c + N_KNOWN * sizeof *c->known + align_up(((uint64_t)c->pool.n_touched + 1) * sizeof(struct entry), 4096) +
                align_up((uint64_t)c->n_buckets * sizeof *c->buckets, 4096);
 }
 

@@ -54,7 +54,17 @@ struct catalog {
         uint32_t n_buckets; /* in use */
         uint32_t n_live;
         uint64_t secret[2]; /* clients choose keys */
+        struct known {
+                uint32_t entry, epoch;
+        } * known; /* entries that were found reachable, in places that follow from their number; true while the epoch is the same */
+        uint32_t epoch; /* another one whenever an entry with children is removed */
 };
+
+/* No room for the entry of a block and one for its parent. */
+static inline bool catalog_is_full(const struct catalog *c)
+{
+        return c->pool.n_used + 2 > c->pool.max;
+}
 
 /* max: entries; address space is reserved, memory touched as they come. -errno */
 int catalog_init(struct catalog *c, uint32_t max);
@@ -92,7 +102,7 @@ void catalog_remove(struct catalog *c, uint32_t i);
 /* Remembers a drop at that place until catalog_forget_drops(): a DEAD entry with ENTRY_DROPPED. There is no LIVE entry. POOL_NONE: no room. */
 uint32_t catalog_add_drop(struct catalog *c, uint32_t space, uint32_t shard, const uint8_t key[16], struct record_at at);
 /* Looks at n_steps entries from *cursor (0 at first) on, and forgets the drops among them. True: that was all. */
-bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps);
+bool catalog_forget_drops(struct catalog *c, uint32_t *cursor, uint32_t n_steps, bool keep_nowhere);
 /* The entry and all above it are LIVE. O(depth). */
 bool catalog_reachable(const struct catalog *c, uint32_t i);
 /* Recomputes everything; NULL: all agrees, else what does not. O(n). */

@@ -23,7 +23,7 @@ static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, stru
 
         *sb = (struct superblock){.segment_bytes = o->segment_bytes, .device_bytes = bytes};
         sb->n_segments = format_n_segments(bytes, sb->segment_bytes);
-        if (sb->n_segments < DEVICE_SEGMENTS_MIN)
+        if (sb->n_segments < FORMAT_SEGMENTS_MIN)
                 return -EFBIG;
         clock_gettime(CLOCK_REALTIME, &now);
         sb->created_sec = (uint64_t)now.tv_sec;
@@ -36,6 +36,37 @@ static int format_new(int fd, const struct nvme_options *o, uint64_t bytes, stru
         return superblock_decode(page, sb);
 }
 
+/* Up to where segments start. */
+static bool head_is_blank(int fd, uint8_t *page)
+{
+        struct superblock unused;
+
+        for (uint64_t at = 0; at < FORMAT_SEGMENTS_START; at += FORMAT_PAGE_BYTES)
+                if (pread(fd, page, FORMAT_PAGE_BYTES, (off_t)at) != FORMAT_PAGE_BYTES || superblock_decode(page, &unused) != -ENODATA)
+                        return false;
+        return true;
+}
+
+static int read_page(int fd, void *page, uint64_t offset)
+{
+        ssize_t n = pread(fd, page, FORMAT_PAGE_BYTES, (off_t)offset);
+
+        return n == FORMAT_PAGE_BYTES ? 0 : n < 0 ? -errno : -EIO;
+}
+
+/* Somebody made something else of the device, whatever is left of ours: not just some bytes of the superblock are others. */
+static bool is_foreign(const uint8_t *page, const struct superblock *sb)
+{
+        enum { DAMAGE_MAX = 64 };
+        uint8_t ours[FORMAT_PAGE_BYTES];
+        uint32_t n = 0;
+
+        superblock_encode(ours, sb);
+        for (uint32_t i = 0; i < FORMAT_PAGE_BYTES; i++)
+                n += page[i] != ours[i];
+        return n > DAMAGE_MAX;
+}
+
 /* Both superblocks are looked at; one that is bad is made good from the other. */
 static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t bytes, void *page)
 {
@@ -44,12 +75,14 @@ static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t b
 
         if (bytes < FORMAT_SEGMENTS_START + (uint64_t)FORMAT_SEGMENT_MIN)
                 return -EFBIG;
-        if (pread(fd, page, FORMAT_PAGE_BYTES, 0) != FORMAT_PAGE_BYTES)
-                return errno ? -errno : -EIO;
-        r = superblock_decode(page, &d->sb);
-        if (pread(fd, page, FORMAT_PAGE_BYTES, FORMAT_SUPERBLOCK_COPY) != FORMAT_PAGE_BYTES)
-                return errno ? -errno : -EIO;
-        r2 = superblock_decode(page, &copy);
+        if ((r2 = read_page(fd, page, FORMAT_SUPERBLOCK_COPY)) == 0)
+                r2 = superblock_decode(page, &copy);
+        if ((r = read_page(fd, page, 0)) == 0)
+                r = superblock_decode(page, &d->sb);
+        if ((r == -ENOMSG || r == -EPROTONOSUPPORT || r == -EPROTO) && r2 == 0 && is_foreign(page, &copy))
+                return r;
+        if (r == -ENODATA && r2 == -ENODATA && blank && !head_is_blank(fd, page))
+                return -ENOMSG;
         if (r == -ENODATA && r2 == -ENODATA && blank)
                 return format_new(fd, &d->nvme->options, bytes, &d->sb, page);
         if (r != 0 && r2 == 0) {
@@ -67,18 +100,49 @@ static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t b
         return r;
 }
 
+/* Files are made if need be, but not in place of a device that is missing: that would fill memory. Links are followed to block devices, whose
+ * lasting names are links. */
+static int open_path(const char *path)
+{
+        bool in_dev = !strncmp(path, "/dev/", 5) && strncmp(path, "/dev/shm/", 9);
+        int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW, fd;
+        struct stat st;
+
+        if (lstat(path, &st) == 0) {
+                if (S_ISLNK(st.st_mode)) {
+                        if (stat(path, &st) < 0)
+                                return -1;
+                        if (!S_ISBLK(st.st_mode)) {
+                                errno = ELOOP;
+                                return -1;
+                        }
+                        flags &= ~O_NOFOLLOW;
+                }
+                if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) { /* opening others may have effects */
+                        errno = ENOTBLK;
+                        return -1;
+                }
+        } else if (errno != ENOENT || in_dev) {
+                return -1;
+        } else {
+                flags |= O_CREAT;
+        }
+        fd = open(path, flags | O_DIRECT, 0600);
+        if (fd < 0 && errno == EINVAL) /* a file system without direct I/O, such as an old tmpfs */
+                fd = open(path, flags, 0600);
+        return fd;
+}
+
 static void open_work(struct job *j)
 {
         struct nvme_device *d = container_of(j, struct nvme_device, open_job);
-        _cleanup_(closep) int fd = open(d->path, O_RDWR | O_CLOEXEC | O_DIRECT | O_CREAT | O_NOFOLLOW, 0600);
+        _cleanup_(closep) int fd = open_path(d->path);
         void *page = NULL;
         struct stat st;
         bool blank;
         int r;
 
         d->open_result = 0;
-        if (fd < 0 && errno == EINVAL) /* a file system without direct I/O, such as an old tmpfs */
-                fd = open(d->path, O_RDWR | O_CLOEXEC | O_CREAT | O_NOFOLLOW, 0600);
         if (fd < 0 || fstat(fd, &st) < 0) {
                 d->open_result = -errno;
                 return;
@@ -117,7 +181,7 @@ static void open_work(struct job *j)
                             (unsigned long long)d->sb.n_segments);
                 d->sb.n_segments = format_n_segments(bytes, d->sb.segment_bytes);
         }
-        if (r == 0 && d->sb.n_segments < DEVICE_SEGMENTS_MIN)
+        if (r == 0 && d->sb.n_segments < FORMAT_SEGMENTS_MIN)
                 r = -EFBIG;
         d->open_result = r;
         if (r == 0)
@@ -127,6 +191,7 @@ static void open_work(struct job *j)
 static const char *open_error(int r)
 {
         return r == KVT_E_LOCKED       ? "it is in use by another daemon (locked)"
+               : r == -ELOOP           ? "it is a symbolic link, and not one to a block device"
                : r == -ENODATA         ? "it is blank: kvtierctl format"
                : r == -ENOMSG          ? "it holds something else: kvtierctl format --force"
                : r == -EBADMSG         ? "both superblocks, at bytes 0 and 524288, are damaged"
@@ -238,6 +303,7 @@ static int open_device(struct nvme_device *d)
         d->full_until_usec = 0;
         d->serial = d->flushed = d->flushing = 0;
         d->n_retries = 0;
+        d->excused_usec = 0;
         d->move_pages = d->move_quarters = 0;
         d->sweep_cursor = UINT32_MAX;
         device_submit_open(d);
@@ -251,7 +317,7 @@ int nvme_attach(struct nvme *n, const char *path)
         if (d) {
                 if ((d->state != DEVICE_FAILED && d->state != DEVICE_DETACHED) || d->open_busy)
                         return KVT_E_EXISTS;
-                if (d->sweep_cursor != UINT32_MAX || !list_empty(&d->logs) || d->n_stuck)
+                if (d->sweep_cursor != UINT32_MAX || !list_empty(&d->logs) || d->n_stuck || device_is_read(d))
                         return KVT_E_AGAIN; /* what it held before is still being cleared away, or hangs in the kernel */
                 if (d->segments)
                         device_close(d);
@@ -281,8 +347,10 @@ int nvme_detach(struct nvme *n, const char *path)
 
         if (!d || d->state == DEVICE_DETACHED)
                 return KVT_E_MISS;
+        if (d->state == DEVICE_FAILED && (d->open_busy || !list_empty(&d->logs) || d->n_stuck))
+                return KVT_E_AGAIN;
         d->detach = true;
-        if (d->retry_usec) {
+        if (d->retry_usec || d->state == DEVICE_FAILED) { /* nvme_pass() closes it, if it is open */
                 d->retry_usec = 0;
                 d->state = DEVICE_DETACHED;
                 return 0;

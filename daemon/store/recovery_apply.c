@@ -12,29 +12,47 @@ struct known_space *recovery_space(struct recovery *r, const uint8_t digest[16])
         return NULL;
 }
 
-/* payload: the descriptor's bytes, checked against the record's hash; n 0: unreadable. NULL: no memory, or too many. */
-struct known_space *recovery_learn_space(struct recovery *r, const uint8_t digest[16], const void *payload, size_t n)
+bool recovery_wants_space(struct recovery *r, const uint8_t digest[16], uint32_t segment)
 {
-        struct nvme *v = r->device->nvme;
-        struct space_descriptor sd;
-        uint8_t real[16];
+        const struct known_space *k = recovery_space(r, digest);
 
+        return k ? !k->space && !k->refused && k->tried != segment : !r->spaces_full;
+}
+
+static struct known_space *new_space(struct recovery *r, const uint8_t digest[16])
+{
         if (r->n_spaces == r->max_spaces) {
                 uint32_t max = r->max_spaces ? 2 * r->max_spaces : 16;
                 struct known_space *grown = max <= SPACES_MAX ? reallocarray(r->spaces, max, sizeof *grown) : NULL;
-                if (!grown)
+                if (!grown) {
+                        r->spaces_full = true;
                         return NULL;
+                }
                 r->spaces = grown;
                 r->max_spaces = max;
         }
         struct known_space *k = &r->spaces[r->n_spaces++];
         *k = (struct known_space){};
         memcpy(k->digest, digest, 16);
+        return k;
+}
+
+void recovery_learn_space(struct recovery *r, const uint8_t digest[16], uint32_t segment, const void *payload, size_t n)
+{
+        struct known_space *k = recovery_space(r, digest) ?: new_space(r, digest);
+        struct nvme *v = r->device->nvme;
+        struct space_descriptor sd;
+        uint8_t real[16];
+
+        if (!k)
+                return;
+        k->tried = segment;
         if (!n)
-                return k;
+                return;
+        k->refused = true;
         space_digest(real, payload, n);
         if (memcmp(real, digest, 16) || space_descriptor_decode(payload, n, &sd) != 0)
-                return k;
+                return;
         struct tenant *t = tenant_get(v->tenants, v->conf, sd.tenant);
         struct space *s = NULL;
         bool created;
@@ -47,7 +65,6 @@ struct known_space *recovery_learn_space(struct recovery *r, const uint8_t diges
                 }
         }
         space_descriptor_deinit(&sd);
-        return k;
 }
 
 /* entries */
@@ -100,6 +117,14 @@ void recovery_block(struct recovery *r, struct known_space *k, const struct foot
         metrics.c_nvme_recovered++;
 }
 
+void recovery_void_older(struct known_space *k, uint64_t generation, uint32_t page)
+{
+        if (k->purged_generation < generation || (k->purged_generation == generation && k->purged_page < page)) {
+                k->purged_generation = generation;
+                k->purged_page = page;
+        }
+}
+
 void recovery_drops(struct recovery *r, struct known_space *k, const struct drop_entry *drops, size_t n_drops, uint32_t segment,
                     uint64_t generation, uint32_t page)
 {
@@ -110,10 +135,7 @@ void recovery_drops(struct recovery *r, struct known_space *k, const struct drop
         d->segments[segment].has_drops = true;
         for (size_t i = 0; s && i < n_drops; i++) {
                 if (drops[i].what == 1) { /* the whole space; what is older and was seen already goes at the end, see purge_some() */
-                        if (k->purged_generation < generation || (k->purged_generation == generation && k->purged_page < page)) {
-                                k->purged_generation = generation;
-                                k->purged_page = page;
-                        }
+                        recovery_void_older(k, generation, page);
                         continue;
                 }
                 for (uint32_t shard = 0; shard < s->geometry.n_shards; shard++) {

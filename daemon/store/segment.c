@@ -77,11 +77,9 @@ static void header_written(struct nvme_io *io, int r, void *arg)
         log_page_done(l, r);
         if (r == 0 && device_io(d, RING_FLUSH, NULL, 0, 0, header_flushed, l))
                 return;
+        if (r < 0)
+                device_write_failed(d, r);
         l->opening = false;
-        if (r == -ENOSPC && !d->block_device)
-                d->full_until_usec = d->nvme->now_usec + 60 * USEC_PER_SEC;
-        else if (r < 0)
-                device_count_error(d, true);
         l->full = true; /* nothing was put in it: the segment is free again */
         log_settle(d);
         if (d->nvme->on_room)
@@ -110,6 +108,7 @@ static struct log *log_new(struct nvme_device *d, uint32_t segment)
         l->segment = segment;
         l->end_page = 1;
         list_init(&l->order.link);
+        list_init(&l->writes);
         list_init(&l->held);
         list_append(&d->logs, &l->link);
         return l;
@@ -149,12 +148,12 @@ static struct log *log_open(struct nvme_device *d)
         s->virgin = false;
         struct place at = {d->sb.uuid, i, s->generation, 0};
         segment_header_encode(page, &at, s->opened_sec);
-        l->opening = true;
         if (!device_io(d, RING_WRITE, page, format_segment_offset(&d->sb, i), FORMAT_PAGE_BYTES, header_written, l)) {
                 buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
                 l->page = NULL;
-                l->opening = false;
                 l->full = true;
+        } else {
+                l->opening = true;
         }
         return l;
 }
@@ -199,6 +198,29 @@ static void footer_flushed(struct nvme_io *io, int r, void *arg)
         log_closed(l);
 }
 
+static void sync_part_done(struct nvme_sync *s, int r);
+
+/* Without the footer a scan finds nothing behind the hole: what lies there is taken out, and who waits for it is told. */
+static void lose_behind_hole(struct log *l, int r)
+{
+        struct nvme_device *d = l->device;
+        struct nvme *n = d->nvme;
+
+        for (uint32_t k = 0; k < l->n_entries; k++) {
+                const struct footer_entry *e = &l->entries[k];
+                uint32_t i = POOL_NONE;
+                for (uint32_t s = 0; s < l->n_spaces && e->type == RECORD_BLOCK && e->page > l->hole_page; s++)
+                        if (l->spaces[s].entry == e->space)
+                                i = catalog_find_live(&n->catalog, l->spaces[s].space, e->shard, e->key);
+                struct record_at at = i != POOL_NONE ? entry_place(catalog_at(&n->catalog, i)) : (struct record_at){};
+                if (i != POOL_NONE && at.device == d->i && at.segment == l->segment && at.page == e->page)
+                        nvme_forget(n, i, KVT_WHY_EVICTED);
+        }
+        list_for_each_safe (s, &d->syncs, struct nvme_sync, link)
+                if (s->serial >= l->order.serial)
+                        sync_part_done(s, r == -ENOSPC ? KVT_E_NO_SPACE : KVT_E_IO);
+}
+
 static void footer_written(struct nvme_io *io, int r, void *arg)
 {
         struct log *l = arg;
@@ -206,11 +228,13 @@ static void footer_written(struct nvme_io *io, int r, void *arg)
 
         log_page_done(l, r);
         if (r < 0 && device_alive(d))
-                device_count_error(d, true);
+                device_write_failed(d, r);
         else if (r == 0)
                 d->n_write_errors = 0;
         if (r == 0 && l->broken && device_io(d, RING_FLUSH, NULL, 0, 0, footer_flushed, l))
                 return;
+        if (r < 0 && l->broken && device_alive(d))
+                lose_behind_hole(l, r);
         log_closed(l);
 }
 
@@ -237,8 +261,17 @@ static void records_flushed(struct nvme_io *io, int r, void *arg)
         if (!device_io(d, RING_WRITE, l->page, format_segment_offset(&d->sb, l->segment) + d->sb.segment_bytes - n, n, footer_written, l)) {
                 buffers_give(&d->buffers, l->page, n);
                 l->page = NULL;
-                log_closed(l);
+                l->closing = false; /* likewise; when the device is gone log_settle() ends it */
         }
+}
+
+void log_retry(struct nvme_device *d)
+{
+        list_for_each (l, &d->logs, struct log, link)
+                if (l->full && !l->closing && !l->n_writes && !l->page) {
+                        log_settle(d);
+                        return;
+                }
 }
 
 static void close_log(struct log *l)
@@ -338,16 +371,18 @@ void log_settle(struct nvme_device *d)
         settle_syncs(d);
 }
 
-void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s)
+static void start_sync(struct nvme *n, struct nvme_sync_all *s, bool with_drops)
 {
-        nvme_write_drops(n); /* as far as there is room: what was dropped is to stay so, too */
         s->n_pending = 1;
         s->result = 0;
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
-                if (!device_alive(d) || d->serial <= d->flushed)
+                bool drops = with_drops && nvme_drops_wait(n, d, n->drops_serial);
+                if (drops && (d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING))
+                        s->result = KVT_E_AGAIN;
+                if (!device_alive(d) || (d->serial <= d->flushed && !drops))
                         continue;
-                s->parts[i] = (struct nvme_sync){.serial = d->serial, .all = s};
+                s->parts[i] = (struct nvme_sync){.serial = drops ? UINT64_MAX : d->serial, .drops_serial = n->drops_serial, .all = s};
                 list_append(&d->syncs, &s->parts[i].link);
                 s->n_pending++;
         }
@@ -355,4 +390,30 @@ void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s)
                 settle_syncs(n->devices[i]);
         if (!--s->n_pending)
                 s->done(s, s->result);
+}
+
+void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s)
+{
+        start_sync(n, s, false);
+}
+
+void nvme_flush_start(struct nvme *n, struct nvme_sync_all *s)
+{
+        nvme_write_drops(n);
+        start_sync(n, s, true);
+}
+
+void nvme_flushes_settle(struct nvme *n)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++) {
+                struct nvme_device *d = n->devices[i];
+                bool any = false;
+                list_for_each (s, &d->syncs, struct nvme_sync, link)
+                        if (s->serial == UINT64_MAX && !nvme_drops_wait(n, d, s->drops_serial)) {
+                                s->serial = d->serial;
+                                any = true;
+                        }
+                if (any)
+                        settle_syncs(d);
+        }
 }

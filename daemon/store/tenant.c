@@ -7,6 +7,8 @@
 #include "daemon/util/assert.h"
 #include "proto/shm.h"
 
+enum { SPACES_ON_NVME = 16 /* times max_spaces_tenant: with those of which there are records only */ };
+
 void tenants_init(struct tenants *t, uint64_t host_bytes)
 {
         *t = (struct tenants){.host_bytes = host_bytes};
@@ -59,6 +61,7 @@ void tenant_settle(struct tenants *t, struct tenant *n)
                 list_remove(&c->link);
                 free(c);
         }
+        list_remove(&n->waits_link);
         list_remove(&n->link);
         t->n_tenants--;
         free(n);
@@ -81,6 +84,8 @@ struct tenant *tenant_get(struct tenants *t, const struct conf *c, const char *n
         n->id = ++t->next_tenant;
         snprintf(n->name, sizeof n->name, "%s", name);
         list_init(&n->classes);
+        list_init(&n->loads);
+        list_init(&n->waits_link);
         list_init(&n->empty);
         tenant_configure(t, n, c);
         list_append(&t->all, &n->link);
@@ -112,6 +117,21 @@ int tenant_of_peer(struct tenants *t, const struct conf *c, uid_t uid, const gid
         return 0;
 }
 
+/* Those of which there is nothing but records do not count, or who uses many one after the other could open none until a device is full and the
+ * oldest are pushed out. But there is an end to it. */
+static bool has_too_many(const struct tenants *t, const struct tenant *tenant, uint32_t max_spaces)
+{
+        uint32_t n = 0;
+
+        if (tenant->n_spaces < max_spaces)
+                return false;
+        if (tenant->n_spaces / SPACES_ON_NVME >= max_spaces)
+                return true;
+        list_for_each (s, &t->spaces, struct space, link)
+                n += s->tenant == tenant && (s->n_sessions || s->n_blocks);
+        return n >= max_spaces;
+}
+
 int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, struct geometry *g,
                uint32_t max_spaces, struct space **ret, bool *ret_created)
 {
@@ -124,7 +144,7 @@ int space_open(struct tenants *t, struct tenant *tenant, const char *name, const
                 *ret_created = false;
                 return 0;
         }
-        if (tenant->n_spaces >= max_spaces || t->next_space == UINT32_MAX - 1)
+        if (has_too_many(t, tenant, max_spaces) || t->next_space == UINT32_MAX - 1)
                 return KVT_E_LIMIT;
         if (t->next_space + 1 >= t->n_by_id) {
                 uint32_t n = t->n_by_id ? t->n_by_id * 2 : 64;

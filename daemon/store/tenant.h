@@ -34,6 +34,10 @@ struct tenant {
         uint64_t record_bytes, n_records; /* on NVMe devices */
         uint32_t n_blocks, n_sessions, n_spaces, n_leases, n_xfers, n_reservations, n_subscriptions;
         uint64_t hits, misses, evicted;
+        uint32_t n_durable_keys; /* of chains that are being made durable */
+        uint32_t n_loading; /* parts on their way from NVMe to memory */
+        struct list loads; /* of struct load, waiting for room; see engine/load */
+        struct list waits_link; /* in engine.loads */
         struct list classes; /* of struct slab_class */
         struct list empty; /* of struct slab: no slot in use */
         struct slab *condemned; /* will be taken from this tenant once the last lease on it has ended */
@@ -50,7 +54,8 @@ struct space {
         struct geometry geometry;
         uint64_t slot_bytes; /* a part with its header, rounded to a class */
         uint32_t n_blocks;
-        uint32_t n_open; /* sessions that have it open */
+        uint32_t n_open; /* who needs it: sessions, and whatever is under way */
+        uint32_t n_sessions; /* of them, those that have it open */
         uint32_t n_subscribers;
         uint64_t used_bytes;
         uint64_t hits, misses;

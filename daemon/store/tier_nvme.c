@@ -6,11 +6,11 @@
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
 
-enum { DROPS_A_RECORD = FORMAT_PAGE_BYTES / sizeof(struct drop_entry), DROPS_MAX = 4096, REMEMBERED_MAX = 1 << 18 };
+enum { DROPS_A_RECORD = FORMAT_PAGE_BYTES / sizeof(struct drop_entry), DROPS_MAX = 1024, /* records of them */ REMEMBERED_MAX = 1 << 18 };
 
 static bool readable(const struct nvme_device *d)
 {
-        return d->segments && (d->state == DEVICE_SERVING || d->state == DEVICE_DRAINING || d->state == DEVICE_RECOVERING);
+        return d->segments && !d->detach && (d->state == DEVICE_SERVING || d->state == DEVICE_DRAINING || d->state == DEVICE_RECOVERING);
 }
 
 uint32_t nvme_find(const struct nvme *n, const struct space *s, uint32_t shard, const uint8_t key[16])
@@ -67,6 +67,8 @@ void nvme_forget(struct nvme *n, uint32_t i, int why)
         if (n->on_gone)
                 n->on_gone(n, s, shard, key, why, n->arg);
         s->n_open--;
+        if (n->on_settle)
+                n->on_settle(n, s, n->arg);
 }
 
 /* reading */
@@ -210,6 +212,9 @@ struct drops {
         struct space *space; /* kept open */
         uint32_t device;
         uint32_t n;
+        bool late; /* the device was not there yet, or a write failed: newer records of what they name may be there by now */
+        bool failed;
+        uint64_t serial; /* of the first of them */
         struct nvme_write write;
         struct nvme *nvme;
         struct drop_entry entries[DROPS_A_RECORD];
@@ -231,13 +236,57 @@ static void drops_written(struct nvme_write *w, int r)
 {
         struct drops *p = container_of(w, struct drops, write);
 
-        if (r != 0 && p->nvme->devices[p->device]->state == DEVICE_SERVING) { /* again, elsewhere: errors in a row fail the device */
-                list_append(&p->nvme->drops, &p->link);
+        if (r == 0) {
+                drops_free(p);
                 return;
         }
-        if (r != 0)
-                log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: it could not be written down");
-        drops_free(p);
+        p->late = p->failed = true;
+        list_append(&p->nvme->drops, &p->link); /* again, elsewhere: errors in a row fail the device */
+        list_for_each (s, &p->nvme->devices[p->device]->syncs, struct nvme_sync, link)
+                if (s->drops_serial >= p->serial)
+                        s->serial = UINT64_MAX;
+}
+
+/* The device was away when it was said, and has brought back what it voids. */
+static void take_out_dropped(struct nvme *n, const struct drops *p)
+{
+        for (uint32_t k = 0; k < p->n; k++) {
+                const struct drop_entry *e = &p->entries[k];
+                uint32_t i = e->what == 2 ? catalog_find_live(&n->catalog, p->space->id, e->shard, e->key) : POOL_NONE;
+                if (i != POOL_NONE && entry_place(catalog_at(&n->catalog, i)).device == p->device)
+                        nvme_forget(n, i, KVT_WHY_DROPPED);
+        }
+}
+
+/* A record of it is being written that was begun after the drop: those from before are void, and what is moved is what was there. */
+static bool is_coming(const struct nvme *n, const struct space *s, const struct drop_entry *drop)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                list_for_each (l, &n->devices[i]->logs, struct log, link)
+                        list_for_each (w, &l->writes, struct nvme_write, link)
+                                if (w->type == RECORD_BLOCK && w->space == s && !w->is_void && !w->from.n_pages &&
+                                    (drop->what == 1 || (w->shard == drop->shard && !memcmp(w->key, drop->key, 16))))
+                                        return true;
+        return false;
+}
+
+/* A drop voids what lies before it. One that comes late must not void what was put since; and the newest record of a part counts anyway. */
+static void take_late_out(struct nvme *n, struct drops *p)
+{
+        uint32_t left = 0;
+
+        for (uint32_t i = 0; i < p->n; i++) {
+                const struct drop_entry *e = &p->entries[i];
+                bool newer = e->what == 1 ? p->failed && (p->space->n_records || is_coming(n, p->space, e))
+                                          : catalog_find_live(&n->catalog, p->space->id, e->shard, e->key) != POOL_NONE ||
+                                                    is_coming(n, p->space, e);
+                if (!newer)
+                        p->entries[left++] = *e;
+                else if (e->what == 1)
+                        log_limited(LOG_WARNING,
+                                    "What was purged from an NVMe device may be back after a restart: it could not be written down");
+        }
+        p->n = left;
 }
 
 bool nvme_write_drops(struct nvme *n)
@@ -245,22 +294,26 @@ bool nvme_write_drops(struct nvme *n)
         list_for_each_safe (p, &n->drops, struct drops, link) {
                 struct nvme_write *w = &p->write;
                 struct nvme_device *d = n->devices[p->device];
-                if (d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING)
+                if (d->state != DEVICE_SERVING) /* it may come back */
                         continue;
+                if (p->late && !p->failed)
+                        take_out_dropped(n, p);
+                if (p->late)
+                        take_late_out(n, p);
+                if (!p->n) {
+                        drops_free(p);
+                        continue;
+                }
                 *w = (struct nvme_write){.space = p->space, .type = RECORD_DROP, .done = drops_written};
                 w->raw_bytes = w->stored_bytes = p->n * sizeof *p->entries;
-                int r = d->state == DEVICE_SERVING ? nvme_write_begin_on(d, w) : KVT_E_IO;
-                if (r == KVT_E_AGAIN)
-                        return false;
-                list_remove(&p->link); /* drops_free() unlinks it once more, from itself */
+                int r = nvme_write_begin_on(d, w);
                 if (r == KVT_E_NO_SPACE) { /* nothing is on the device that could come back */
                         drops_free(p);
                         continue;
                 }
-                if (r != 0) {
-                        drops_written(w, r);
-                        continue;
-                }
+                if (r != 0)
+                        return false;
+                list_remove(&p->link); /* drops_free() unlinks it once more, from itself */
                 memset(record_payload(w->header), 0, (size_t)(w->n_pages - w->header->header_pages) * FORMAT_PAGE_BYTES);
                 memcpy(record_payload(w->header), p->entries, w->stored_bytes);
                 d->segments[w->at.segment].has_drops = true;
@@ -269,13 +322,25 @@ bool nvme_write_drops(struct nvme *n)
         return true;
 }
 
+bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t serial)
+{
+        list_for_each (p, &n->drops, struct drops, link)
+                if (p->device == d->i && p->serial <= serial)
+                        return true;
+        return false;
+}
+
 static void add_drop(struct nvme *n, struct space *s, uint32_t device, const struct drop_entry *e)
 {
         struct drops *p = NULL;
+        bool late = n->devices[device]->state != DEVICE_SERVING;
 
-        list_for_each (i, &n->drops, struct drops, link)
-                if (i->space == s && i->device == device && i->n < DROPS_A_RECORD)
-                        p = i;
+        struct list *l = n->drops.prev;
+        for (int steps = 0; !p && l != &n->drops && steps < 64; steps++, l = l->prev) { /* it is among the last, or a record is not full */
+                struct drops *last = container_of(l, struct drops, link);
+                if (last->space == s && last->device == device && last->n < DROPS_A_RECORD && last->late == late && !last->failed)
+                        p = last;
+        }
         if (!p) {
                 if (n->n_drops >= DROPS_MAX || !(p = new0(struct drops, 1))) {
                         log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: too many drops wait");
@@ -284,8 +349,10 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                 p->nvme = n;
                 p->space = s;
                 p->device = device;
+                p->late = late;
                 s->n_open++;
                 n->n_drops++;
+                p->serial = ++n->drops_serial;
                 list_append(&n->drops, &p->link);
         }
         p->entries[p->n++] = *e;
@@ -302,20 +369,22 @@ void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint
 void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at)
 {
         n->forget_cursor = 0;
-        n->n_remembered++;
         if (catalog_add_drop(&n->catalog, s->id, shard, key, at) == POOL_NONE)
-                log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back: too much was dropped while it was recovered");
-}
-
-static bool may_bring_more(const struct nvme_device *d)
-{
-        return d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING;
+                log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back: the index is full");
 }
 
 bool nvme_recovering(const struct nvme *n)
 {
         for (uint32_t i = 0; i < n->n_devices; i++)
-                if (may_bring_more(n->devices[i]))
+                if (n->devices[i]->state == DEVICE_OPENING || n->devices[i]->state == DEVICE_RECOVERING)
+                        return true;
+        return false;
+}
+
+bool nvme_away(const struct nvme *n)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                if (n->devices[i]->state != DEVICE_SERVING)
                         return true;
         return false;
 }
@@ -329,10 +398,12 @@ void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8
                 take_out(n, i);
         }
         for (uint32_t k = 0; k < n->n_devices; k++)
-                if (k == device || may_bring_more(n->devices[k]) || (in_flight && n->devices[k]->state == DEVICE_SERVING))
+                if (k == device || in_flight || n->devices[k]->state != DEVICE_SERVING)
                         nvme_drop_later(n, s, shard, key, k);
-        if (nvme_recovering(n) && s->id < 1u << 24 && n->n_remembered < REMEMBERED_MAX) /* clients must not fill the catalog with it */
+        if (nvme_away(n) && s->id < 1u << 24 && n->n_remembered < REMEMBERED_MAX) { /* clients must not fill the catalog with it */
+                n->n_remembered++;
                 nvme_remember_drop(n, s, shard, key, (struct record_at){});
+        }
 }
 
 void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16])
@@ -346,16 +417,25 @@ void nvme_drop_space(struct nvme *n, struct space *s)
         struct drop_entry e = {.what = 1};
 
         for (uint32_t i = 0; i < n->n_devices; i++)
-                if (n->devices[i]->state == DEVICE_SERVING || may_bring_more(n->devices[i]))
-                        add_drop(n, s, i, &e);
-        if (nvme_recovering(n)) {
+                add_drop(n, s, i, &e);
+        if (nvme_away(n)) {
                 s->not_recovered = true;
                 n->forget_cursor = 0;
         }
 }
 
+bool nvme_drops_writable(const struct nvme *n)
+{
+        list_for_each (p, &n->drops, struct drops, link)
+                if (n->devices[p->device]->state == DEVICE_SERVING)
+                        return true;
+        return false;
+}
+
 void nvme_drops_free(struct nvme *n)
 {
+        if (!list_empty(&n->drops))
+                log_warning("What was dropped from NVMe devices that were out of service is back when they are");
         while (!list_empty(&n->drops))
                 drops_free(list_first(&n->drops, struct drops, link));
 }

@@ -28,7 +28,6 @@
 
 enum {
         DEVICE_CLOSE_WAIT_USEC = 2000000,
-        DEVICE_SEGMENTS_MIN = 3, /* one that is written, one for what is moved, one that is moved */
 };
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
 
@@ -77,10 +76,11 @@ struct log { /* a segment that is being written */
         uint8_t *page; /* owned by the buffers: the header, then the footer, while they are written */
         uint32_t n_page_bytes;
         bool was_virgin;
-        bool opening; /* its header is being written, then flushed */
+        bool opening; /* its header is being written or flushed */
         bool ready; /* its header is on stable storage */
         bool full; /* takes no more */
         bool broken; /* a write failed: it needs its footer on stable storage before later records count as durable */
+        uint32_t hole_page; /* if it is broken: where the first of those lies */
         uint32_t n_writes; /* under way */
         struct footer_entry *entries; /* owned */
         uint32_t n_entries, max_entries;
@@ -90,6 +90,7 @@ struct log { /* a segment that is being written */
                 int result; /* of its write; 1: under way */
         } * spaces; /* owned */
         uint32_t n_spaces, max_spaces;
+        struct list writes; /* of struct nvme_write: all that are under way */
         struct list held; /* of struct nvme_write: written, but what describes their space is not yet */
         struct write_order order;
 };
@@ -114,6 +115,7 @@ struct nvme_write {
         struct record_at at;
         uint64_t generation;
         struct write_order order;
+        struct list link; /* in log.writes */
         struct list held; /* in log.held */
         bool counted; /* of n_user_bytes rather than of moves */
         bool is_void; /* must not become visible: dropped meanwhile */
@@ -145,7 +147,8 @@ struct nvme_read {
 
 struct nvme_sync { /* everything written before is on stable storage, or there is an error */
         struct list link; /* in device.syncs */
-        uint64_t serial;
+        uint64_t serial; /* UINT64_MAX: drops up to drops_serial have to be written first */
+        uint64_t drops_serial;
         struct nvme_sync_all *all;
 };
 struct nvme_sync_all {
@@ -196,6 +199,7 @@ struct nvme_device {
         struct scrub *scrub; /* owned */
         struct job open_job; /* worker: opening and closing block */
         int open_result;
+        uint64_t excused_usec; /* what is under way has time until then at least */
         uint64_t retry_usec; /* when to try again to lock it; 0: not */
         uint32_t n_retries;
         bool open_busy, detach, block_device, hangs, no_discard, unflushable;
@@ -232,6 +236,7 @@ struct nvme {
         bool closed; /* rings are gone: a device that was just being opened is not begun with */
         uint64_t recent_bytes; /* about what was written to the devices in the day before they were attached: whole segments */
         struct list drops; /* of struct drops: not yet written down */
+        uint64_t drops_serial;
         uint32_t n_drops, n_remembered;
         /* called on the loop */
         void (*on_room)(struct nvme *n, void *arg); /* a write or read that was told AGAIN may go now */
@@ -294,23 +299,32 @@ void nvme_drop(struct nvme *n, struct space *s, const uint8_t key[16]);
 /* A whole space, likewise: what was written up to now. The caller takes its entries out first. */
 void nvme_drop_space(struct nvme *n, struct space *s);
 void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], uint32_t device);
-/* One entry out of the catalog, nothing on the device. why: enum kvt_why */
+/* One entry out of the catalog, nothing on the device. why: enum kvt_why. The space is gone if that was all of it and nobody has it open. */
 void nvme_forget(struct nvme *n, uint32_t entry, int why);
 
 void nvme_sync_start(struct nvme *n, struct nvme_sync_all *s);
+/* Likewise, and what was dropped or replaced before is written down, too: it is not back after a crash. KVT_E_AGAIN, too: a device is being opened. */
+void nvme_flush_start(struct nvme *n, struct nvme_sync_all *s);
 
 /* shared by the files of this tier */
 
 /* For a segment that is begun anew: later than all that are known, and in all likelihood than those of devices that are not known yet. */
 uint64_t nvme_next_generation(struct nvme *n);
-/* Some device may still bring records that nobody knows of yet. */
+/* Some device is being opened or recovered: it may bring records that nobody knows of yet. */
 bool nvme_recovering(const struct nvme *n);
+/* Some device is out of service, for now or for good: what is dropped meanwhile is remembered, in case that it comes back. */
+bool nvme_away(const struct nvme *n);
 /* Older records of the part are void when they are recovered. at: n_pages 0: all are older. There is no LIVE entry. */
 void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at);
 
 /* Writes down what was dropped; false: not all could be, and nothing else may be written before. */
 bool nvme_write_drops(struct nvme *n);
 void nvme_drops_free(struct nvme *n);
+bool nvme_drops_writable(const struct nvme *n); /* there are some, for a device that serves */
+/* Drops of the device are still to be written, of those up to serial. */
+bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t serial);
+/* Once a pass: flushes that waited for drops go on. */
+void nvme_flushes_settle(struct nvme *n);
 struct space *nvme_space_of(const struct nvme *n, const uint8_t digest[16]);
 /* A record that becomes (sign 1) or stops being (-1) part of all sums. */
 void nvme_account(struct nvme *n, struct space *s, struct record_at at, int sign);
@@ -322,8 +336,11 @@ void device_fail(struct nvme_device *d, bool readable, const char *format, ...) 
 /* A flush failed: what was written since the last good one may be lost, and nothing more can be made durable. */
 void device_unflushable(struct nvme_device *d);
 void device_close(struct nvme_device *d);
+bool device_is_read(const struct nvme_device *d); /* somebody holds what was read from it, or waits for it */
 void device_submit_open(struct nvme_device *d);
 void device_count_error(struct nvme_device *d, bool write);
+/* A write came back with -errno r: a file system without room is no failing device. */
+void device_write_failed(struct nvme_device *d, int r);
 static inline uint64_t device_page_offset(const struct nvme_device *d, struct record_at at)
 {
         return format_segment_offset(&d->sb, at.segment) + (uint64_t)at.page * FORMAT_PAGE_BYTES;
@@ -340,7 +357,7 @@ static inline uint32_t device_usable(const struct nvme_device *d)
 /* A file system that became full left too few segments to go round with: they are filled, and that is all. */
 static inline bool device_stuck(const struct nvme_device *d)
 {
-        return d->full_until_usec > d->nvme->now_usec && d->sb.n_segments - d->n_virgin < DEVICE_SEGMENTS_MIN;
+        return d->full_until_usec > d->nvme->now_usec && d->sb.n_segments - d->n_virgin < FORMAT_SEGMENTS_MIN;
 }
 static inline bool device_writable(const struct nvme_device *d)
 {
@@ -355,6 +372,7 @@ uint32_t device_record_pages_max(const struct nvme_device *d);
 
 /* log: the write side */
 void log_settle(struct nvme_device *d); /* after a write or flush came back: what waits for it goes on */
+void log_retry(struct nvme_device *d); /* once a pass: a log that could not be closed for lack of memory */
 /* now: something is to be written. Else only what is needed soon is opened. */
 void log_open_ahead(struct nvme_device *d, bool now);
 void log_free_all(struct nvme_device *d);
@@ -363,6 +381,7 @@ void log_close_scanned(struct nvme_device *d, uint32_t segment, struct footer_en
 
 /* recycle */
 void recycle_some(struct nvme_device *d);
+bool recycle_sweeps(const struct nvme_device *d); /* it does not wait for anything */
 void recycle_free(struct nvme_device *d);
 
 /* recovery, scrub */

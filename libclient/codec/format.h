@@ -33,6 +33,7 @@ enum {
         FORMAT_SEGMENT_MIN = 1 << 20,
         FORMAT_SEGMENT_MAX = 1 << 30,
         FORMAT_SEGMENTS_MAX = 1 << 24,
+        FORMAT_SEGMENTS_MIN = 3, /* to work with: one that is written, one for what is moved, one that it is moved from */
         FORMAT_PLANES_MAX = 1024, /* as a geometry's */
         FORMAT_SHARDS_MAX = 64,
 };

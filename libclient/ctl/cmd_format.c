@@ -141,9 +141,9 @@ static int format_device(struct ctl *x, struct devfile *d)
                 size = d->bytes ? d->bytes : size_default;
         s.device_bytes = size;
         s.n_segments = format_n_segments(size, s.segment_bytes);
-        if (!s.n_segments)
-                return ctl_fail(x, 0, "%s is too small: %s; a segment takes %s, and 1 MiB goes before the first", d->path,
-                                format_bytes(size).text, format_bytes(s.segment_bytes).text);
+        if (s.n_segments < FORMAT_SEGMENTS_MIN)
+                return ctl_fail(x, 0, "%s is too small: %s; there have to be %d segments of %s, and 1 MiB goes before the first", d->path,
+                                format_bytes(size).text, FORMAT_SEGMENTS_MIN, format_bytes(s.segment_bytes).text);
         if (sodium_init() < 0)
                 return ctl_fail(x, 0, "no random numbers");
         randombytes_buf(s.uuid, sizeof s.uuid);
@@ -169,9 +169,9 @@ int cmd_format(struct ctl *x)
         if (!format_segment_bytes_ok(x->o.segment))
                 return ctl_misuse(x, "--segment is whole MiB, from %s to %s", format_bytes(FORMAT_SEGMENT_MIN).text,
                                   format_bytes(FORMAT_SEGMENT_MAX).text);
-        if (x->o.size != CTL_UNSET && (x->o.size > INT64_MAX || !format_n_segments(x->o.size, x->o.segment)))
-                return ctl_misuse(x, "--size %llu: there is room for no segment of %s, or it is more than a file can have",
-                                  (unsigned long long)x->o.size, format_bytes(x->o.segment).text);
+        if (x->o.size != CTL_UNSET && (x->o.size > INT64_MAX || format_n_segments(x->o.size, x->o.segment) < FORMAT_SEGMENTS_MIN))
+                return ctl_misuse(x, "--size %llu: there is no room for %d segments of %s, or it is more than a file can have",
+                                  (unsigned long long)x->o.size, FORMAT_SEGMENTS_MIN, format_bytes(x->o.segment).text);
         code = devfile_open(x, x->operands[0], true, true, &d);
         if (code)
                 return code;

@@ -19,7 +19,10 @@ int query_call(struct ctl *x, uint16_t type, const ProtobufCMessage *request, co
         if (!text[0] || strcmp(text, kvt_strerror(r)) == 0)
                 return ctl_fail(x, r, "request failed");
         clean = format_clean(text);
-        code = ctl_fail(x, r, "%s", clean ? clean : "request failed");
+        if (clean && r != KVT_E_DISCONNECTED) /* the daemon's own words say it better than the error in general */
+                code = ctl_fail(x, 0, "%s (%s)", clean, kvt_error_name(r));
+        else
+                code = ctl_fail(x, r, "request failed");
         free(clean);
         return code;
 }

@@ -15,7 +15,6 @@ struct part_model {
         uint8_t last; /* version offered last; 0: none */
         uint8_t min; /* what lies before it must not be served any more */
         uint8_t min_asked; /* the same, once what was asked for is on stable storage */
-        bool min_by_drop;
         bool must; /* durable, and that was answered */
         bool flushed; /* written, and that flushed */
         uint64_t failed; /* versions that were not taken */
@@ -39,10 +38,11 @@ struct op {
 static struct world {
         struct store st;
         unsigned seed;
+        bool faulty; /* some writes and flushes fail */
         struct block_model blocks[BLOCKS];
         struct op ops[OPS];
         struct nvme_sync_all sync;
-        bool syncing, drops_written;
+        bool syncing;
         uint32_t sync_epochs[BLOCKS];
         uint8_t sync_mins[BLOCKS][SHARDS];
         bool sync_records[BLOCKS][SHARDS];
@@ -144,7 +144,6 @@ static void put_over(struct op *o, int r)
                 if (o->put.replace) {
                         forget_promises(o->block);
                         p->min_asked = (uint8_t)o->version;
-                        p->min_by_drop = false;
                 }
                 if (p->min_asked > o->version) /* dropped meanwhile, and taken all the same: it came later */
                         p->min_asked = (uint8_t)o->version;
@@ -320,7 +319,7 @@ static void on_synced(struct nvme_sync_all *all, int r)
         for (uint32_t b = 0; b < BLOCKS; b++)
                 for (uint32_t s = 0; s < shards_of(b); s++) {
                         struct part_model *p = &w.blocks[b].part[s];
-                        if (w.drops_written && w.sync_mins[b][s] > p->min && p->min_asked >= w.sync_mins[b][s])
+                        if (w.sync_mins[b][s] > p->min && p->min_asked >= w.sync_mins[b][s])
                                 p->min = w.sync_mins[b][s];
                         if (w.sync_records[b][s] && w.sync_epochs[b] == w.blocks[b].epoch)
                                 p->flushed = true;
@@ -332,20 +331,18 @@ static void sync_one(void)
         if (w.syncing)
                 return;
         w.syncing = true;
-        w.drops_written = list_empty(&w.st.e.nvme.drops);
         for (uint32_t b = 0; b < BLOCKS; b++) {
                 uint8_t key[16];
                 key_make(b, key);
                 w.sync_epochs[b] = w.blocks[b].epoch;
                 for (uint32_t s = 0; s < shards_of(b); s++) {
                         const struct part_model *p = &w.blocks[b].part[s];
-                        /* of several parts each is superseded when it is written again, not before */
-                        w.sync_mins[b][s] = shards_of(b) == 1 || p->min_by_drop ? p->min_asked : 0;
+                        w.sync_mins[b][s] = p->min_asked;
                         w.sync_records[b][s] = nvme_find(&w.st.e.nvme, space_of(b), s, key) != POOL_NONE;
                 }
         }
         w.sync.done = on_synced;
-        nvme_sync_start(&w.st.e.nvme, &w.sync);
+        nvme_flush_start(&w.st.e.nvme, &w.sync);
 }
 
 static void gone_for_good(uint32_t b)
@@ -353,7 +350,6 @@ static void gone_for_good(uint32_t b)
         forget_promises(b);
         for (uint32_t s = 0; s < SHARDS; s++) {
                 w.blocks[b].part[s].min_asked = (uint8_t)(w.blocks[b].part[s].last + 1);
-                w.blocks[b].part[s].min_by_drop = true;
         }
 }
 
@@ -427,6 +423,8 @@ static void act(void)
                 sync_one();
         else if (what < 992)
                 purge_one(any(&w.st, N_SPACES));
+        else if (w.faulty)
+                sim_fail(w.st.disk, any(&w.st, 8) ? RING_WRITE : RING_FLUSH, 1 + any(&w.st, 12), any(&w.st, 4) ? -EIO : -ENOSPC);
 }
 
 static bool chain_is(uint32_t b, bool must)
@@ -525,6 +523,7 @@ static void run_seed(unsigned seed)
 
         new_world(seed);
         rounds = 2 + any(&w.st, 5);
+        w.faulty = !any(&w.st, 3);
         for (uint32_t round = 0; round < rounds; round++) {
                 store_open(&w.st);
                 if (round && !any(&w.st, 6)) { /* while it recovers */
@@ -551,7 +550,8 @@ static void run_seed(unsigned seed)
                 store_audit(&w.st);
                 w.st.crashed = true;
                 for (uint32_t i = 0; i < OPS; i++)
-                        if (w.ops[i].kind == OP_PUT) { /* never answered, and in no memory then; staging goes first, as when a session ends */
+                        if (w.ops[i].kind ==
+                            OP_PUT) { /* never answered, and in no memory then; staging goes first, as when a session ends */
                                 w.blocks[w.ops[i].block].part[w.ops[i].shard].failed |= 1ull << w.ops[i].version;
                                 put_cancel(&w.ops[i].put);
                         }

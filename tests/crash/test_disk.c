@@ -82,6 +82,67 @@ static void test_device_that_hangs(void **state)
                 CHECK_OK(block_read(b, 1));
 }
 
+/* What it did not read is not nothing: it must not come to be served as an empty device, and be written over. */
+static void test_device_that_hangs_while_it_is_recovered(void **state)
+{
+        store_crash(&st);
+        store_open(&st);
+        struct nvme_device *d = store_device(&st);
+        TURN_UNTIL(&st, d->state == DEVICE_RECOVERING);
+        st.disk->hangs = true;
+        store_turn(&st, 1);
+        st.e.now_usec += 31 * USEC_PER_SEC;
+        engine_expire(&st.e);
+        CHECK_EQ(d->state, DEVICE_FAILED);
+        CHECK_OK(block_put(0, ROOT, 1));
+        CHECK_IS(block_make_durable(0), KVT_E_NO_DEVICE);
+        CHECK_EQ(d->state, DEVICE_FAILED);
+        st.disk->hangs = false;
+        TURN_UNTIL(&st, !d->n_stuck);
+        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
+        store_serve(&st);
+        CHECK_EQ(matched(), N);
+        for (uint32_t b = 0; b < N; b++)
+                CHECK_OK(block_read(b, 1));
+}
+
+/* The error that is one too many ends the recovery that it happened to. */
+static void test_errors_fail_a_device_that_is_recovered(void **state)
+{
+        struct record_at at = place_of(0);
+        uint64_t offset = device_page_offset(store_device(&st), at);
+
+        store_crash(&st);
+        store_open(&st);
+        struct nvme_device *d = store_device(&st);
+        TURN_UNTIL(&st, d->state == DEVICE_RECOVERING);
+        d->n_errors_window = 64;
+        d->errors_since_usec = st.e.now_usec;
+        st.disk->bad_offset = offset;
+        st.disk->bad_bytes = 4096;
+        TURN_UNTIL(&st, d->state != DEVICE_RECOVERING);
+        CHECK_EQ(d->state, DEVICE_FAILED);
+        TURN_UNTIL(&st, d->sweep_cursor == UINT32_MAX);
+        st.disk->bad_bytes = 0;
+        TURN_UNTIL(&st, nvme_attach(&st.e.nvme, st.path) == 0);
+        store_serve(&st);
+        CHECK_EQ(matched(), N);
+}
+
+static void test_space_goes_with_its_last_record(void **state)
+{
+        struct nvme_device *d = store_device(&st);
+        uint32_t n = st.e.tenants.n_spaces;
+
+        st.s[SPACE]->n_open--; /* nobody has it open, and nothing of it is in memory */
+        CHECK_OK(nvme_detach(&st.e.nvme, st.path));
+        TURN_UNTIL(&st, d->state == DEVICE_DETACHED && d->sweep_cursor == UINT32_MAX);
+        CHECK_EQ(st.e.tenants.n_spaces, n - 1);
+        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
+        store_serve(&st);
+        CHECK_EQ(st.e.tenants.n_spaces, n);
+}
+
 /* What was begun comes to its end, and nothing new begins: a device that is read all the time can be detached, too. */
 static void test_detached_while_it_is_read(void **state)
 {
@@ -146,6 +207,9 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_read_error_costs_one_record, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_flipped_bits_are_never_served, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_device_that_hangs, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_device_that_hangs_while_it_is_recovered, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_errors_fail_a_device_that_is_recovered, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_space_goes_with_its_last_record, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_detached_while_it_is_read, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_detached_at_any_moment, setup, teardown),
         };

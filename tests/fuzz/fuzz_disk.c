@@ -25,6 +25,7 @@ enum {
         MEND = 8, /* the hash of the whole */
         MEND_PAYLOAD = 16, /* those of the payload, and the digest that is the key */
         MEND_PLACE = 32,
+        LEAVE_KEY = 64, /* which is not the digest then */
 
         PAGE = 4096,
         PAGES_MAX = 24,
@@ -116,7 +117,7 @@ static void try_segment(uint8_t *p, bool mended)
 }
 
 /* Planes, payload hash and key say what the payload is, as far as that can be read. */
-static void mend_payload(struct record_header *h, uint64_t room)
+static void mend_payload(struct record_header *h, uint64_t room, bool leave_key)
 {
         uint64_t used = (uint64_t)h->header_pages * PAGE, payload = used;
 
@@ -133,7 +134,7 @@ static void mend_payload(struct record_header *h, uint64_t room)
                 }
         } else if (h->type != RECORD_PAD && h->stored_bytes <= room - used) {
                 h->payload_hash = XXH3_64bits_withSeed((uint8_t *)h + used, h->stored_bytes, 0);
-                if (h->type == RECORD_SPACE) {
+                if (h->type == RECORD_SPACE && !leave_key) {
                         crypto_generichash(h->key, 16, (uint8_t *)h + used, h->stored_bytes, NULL, 0);
                         memcpy(h->space, h->key, 16);
                 }
@@ -158,6 +159,10 @@ static void check_record(struct record_header *h, uint64_t n, uint32_t max_pages
                 FUZZ_CHECK(stored == h->stored_bytes && h->shard < h->n_shards && h->n_shards <= 64);
         if ((uint64_t)h->header_pages * PAGE + h->stored_bytes > n)
                 return;
+        for (uint32_t i = 0; i < h->n_page_hashes && (h->header_pages + i + 1ull) * PAGE <= n; i++) {
+                const uint8_t *page = (uint8_t *)h + (h->header_pages + (uint64_t)i) * PAGE;
+                FUZZ_CHECK(record_page_hash(page, i) == (uint32_t)XXH3_64bits_withSeed(page, PAGE, i));
+        }
         int r = record_payload_check(h, record_payload(h));
         FUZZ_CHECK(r == 0 || r == -EBADMSG || r == -EPROTO);
         if (r == 0 && h->type == RECORD_SPACE) {
@@ -173,7 +178,7 @@ static void try_record(uint8_t *p, size_t n, unsigned how)
         const uint32_t max_pages = PAGES_MAX;
 
         if (how & MEND_PAYLOAD)
-                mend_payload(h, n);
+                mend_payload(h, n, how & LEAVE_KEY);
         uint64_t header_bytes = (uint64_t)h->header_pages * PAGE;
         bool mended = how & MEND && h->header_pages && header_bytes <= n;
         if (mended)
@@ -203,8 +208,10 @@ static void try_footer(uint8_t *p, size_t n, bool mended)
 
         int r = footer_peek(p + n - 64, &at, segment_bytes, &t, &n_footer);
         FUZZ_CHECK(r == 0 || r == -EBADMSG || r == -EPROTONOSUPPORT);
-        if (r)
+        if (r) {
+                FUZZ_CHECK(footer_check(p, n, &at, segment_bytes) == r && footer_check(p, n, &at, n - 1) == -EBADMSG);
                 return;
+        }
         FUZZ_CHECK(n_footer % PAGE == 0 && n_footer >= PAGE && n_footer < segment_bytes && n_footer >= t.n_entries * 64ull + 64);
         if (mended)
                 mend(p, n, n - 8, at.generation, 0);
@@ -300,9 +307,16 @@ static uint8_t seed[2 + PAGES_MAX * PAGE];
 
 static void put_seed(const char *corpus, const char *name, unsigned how, size_t n_pages, size_t n)
 {
+        char other[32];
+
         seed[0] = (uint8_t)how;
         seed[1] = (uint8_t)(n_pages - 1);
         fuzz_seed(corpus, name, seed, 2 + n);
+        if (!(how & MEND_PLACE))
+                return;
+        snprintf(other, sizeof(other), "%s-as-it-is", name); /* so that other versions, places and hashes come, too */
+        seed[0] = (uint8_t)(how & ~(MEND_PLACE | MEND_PAYLOAD));
+        fuzz_seed(corpus, other, seed, 2 + n);
 }
 
 static void put_record(const char *corpus, const char *name, struct record_header *h, const void *payload, size_t n)
@@ -313,7 +327,7 @@ static void put_record(const char *corpus, const char *name, struct record_heade
         h->n_pages = h->header_pages + (uint32_t)format_pages(n);
         if (n)
                 memcpy(record_payload(h), payload, n);
-        mend_payload(h, PAGES_MAX * PAGE);
+        mend_payload(h, PAGES_MAX * PAGE, false);
         record_header_seal(h, &at);
         FUZZ_CHECK(record_header_check(h, PAGES_MAX * PAGE, &at, PAGES_MAX) == 0 && record_payload_check(h, record_payload(h)) == 0);
         memcpy(seed + 2, h, (size_t)h->n_pages * PAGE);

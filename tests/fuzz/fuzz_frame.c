@@ -1,7 +1,9 @@
 /* The daemon in this process, and four hostile clients of two tenants: an input is what they send, and what happens meanwhile.
  *
- * The server is the real one; only its loop is turned here, its workers' jobs are run here, one by one, when the input says so, and time passes
- * when the input says so: every run of an input is the same. The limits are small, so that they are reached.
+ * The server is the real one; only its loop is turned here, its workers' jobs are run here, one by one, when the input says so, operations of its
+ * NVMe device come back when the input says so (disk.h), and time passes when the input says so: every run of an input is the same. The limits
+ * are small, so that they are reached. Each input has a daemon of its own with an empty device; a step may end it, as it is, and start another
+ * one on what the device holds by then.
  *
  * An input is a list of steps of STEP_BYTES each: most send a request whose fields are drawn from small sets (keys of a few chains, spaces
  * that exist, leases that were granted) so that requests concern each other, some damage it, some send the bytes of the next steps as they
@@ -9,19 +11,20 @@
  *
  * What is checked: every packet of the daemon is a frame and unpacks; its own audit agrees in the middle and at the end; when all clients have
  * left and all blocks are purged, nothing is held any more. */
-#include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <time.h>
 
 #include "daemon/io/worker.h"
 #include "daemon/serve/lease.h"
 #include "daemon/serve/request.h"
 #include "daemon/util/log.h"
-#include "tests/fuzz/fuzz.h"
+#include "daemon/util/metrics.h"
+#include "tests/fuzz/disk.h"
+#include "tests/fuzz/frame_seeds.h"
 #include "tests/fuzz/messages.h"
 
-enum { N_CLIENTS = 4, STEP_BYTES = 12, N_STEPS = 400 };
+enum { N_CLIENTS = 4, N_STEPS = 400 };
 
 static struct server server;
 static const uid_t other_uid = 1234;
@@ -33,7 +36,7 @@ static struct client {
 } clients[N_CLIENTS];
 static struct known known; /* what clients were told: spaces, leases, reservations */
 
-/* time: CLOCK_MONOTONIC is ahead of the system's while an input runs */
+/* time: CLOCK_MONOTONIC stands still while an input runs, but for steps, and a microsecond each time that somebody looks */
 
 static bool running;
 static uint64_t ahead_usec;
@@ -43,11 +46,22 @@ int clock_gettime(clockid_t id, struct timespec *ret)
         int r = (int)syscall(SYS_clock_gettime, id, ret);
 
         if (r == 0 && running && id == CLOCK_MONOTONIC) {
-                uint64_t usec = (uint64_t)ret->tv_sec * 1000000 + (uint64_t)ret->tv_nsec / 1000 + ahead_usec;
+                uint64_t usec = 1000000000000000 + ahead_usec++; /* so far ahead that no timer of the kernel fires */
                 ret->tv_sec = (time_t)(usec / 1000000);
                 ret->tv_nsec = (long)(usec % 1000000 * 1000);
         }
         return r;
+}
+
+/* Secrets and tokens are the same in every run. */
+ssize_t getrandom(void *p, size_t n, unsigned flags)
+{
+        static uint64_t serial; /* ever other ones: devices must not look alike */
+
+        for (size_t i = 0; i < n; i++)
+                ((uint8_t *)p)[i] = (uint8_t)(i < 8 ? serial >> 8 * i : i);
+        serial++;
+        return (ssize_t)n;
 }
 
 /* Memory comes when it is touched: most of the time would go into pages that nobody uses. */
@@ -104,12 +118,12 @@ static void run_all_jobs(void)
         do {
                 turn();
                 clients_read();
-        } while (run_job(&q->urgent) || run_job(&q->background));
+        } while (run_job(&q->urgent) || run_job(&q->background) || (!disk_stalled && disk_step(0, 0)));
 }
 
 /* tenants: forgotten when they hold nothing, and made anew */
 
-static struct tenant *tenant_get(bool other)
+static struct tenant *tenant_of(bool other)
 {
         struct tenant *t;
 
@@ -197,7 +211,7 @@ static void client_open(struct client *c)
         c->session = container_of(server.sessions.prev, struct session, link);
         if (c == &clients[N_CLIENTS - 1]) { /* another user */
                 c->session->tenant->n_sessions--;
-                c->session->tenant = tenant_get(true);
+                c->session->tenant = tenant_of(true);
                 c->session->tenant->n_sessions++;
                 c->session->uid = other_uid;
                 c->session->privileged = false;
@@ -262,11 +276,72 @@ static void client_begin(struct client *c, uint8_t shape)
         client_request(c, &none, KVT_MSG_STAGING_OPEN);
 }
 
+/* the daemon's life */
+
+static void server_start(void)
+{
+        static const char options[] =
+                "host_bytes=16M\nslab_bytes=2M\nprealloc_bytes=2M\nhuge_pages=no\nworkers=1\ntenant_hard_bytes=12M\n"
+                "max_blocks=16\nmax_leases=48\nmax_spaces_tenant=6\nmax_inflight_session=24\nghost_entries=16\nstaging_bytes=2M\n"
+                "lease_usec=1s\nput_timeout_usec=1s\nhello_timeout_usec=1s\nnvme_devices=none\nnvme_bytes=5M\nnvme_segment_bytes=1M\n"
+                "nvme_buffer_bytes=4M\nnvme_max_records=64\nnvme_admit_hits=0\nnvme_timeout_usec=1s\nnvme_scrub_bytes_sec=1M\n";
+        char dir[] = "/tmp/kvt-fuzz-XXXXXX", text[1024], error[256], path[64];
+        struct conf conf = {};
+        sigset_t set;
+
+        disk_fence = false;
+        FUZZ_CHECK(mkdtemp(dir));
+        int n = snprintf(text, sizeof(text), "socket=%s/s\n%s", dir, options);
+        if (conf_parse(&conf, text, (size_t)n, "fuzz", error, sizeof(error)) < 0) {
+                fprintf(stderr, "%s\n", error);
+                abort();
+        }
+        metrics = (struct metrics){}; /* one daemon's */
+        FUZZ_CHECK(server_init(&server, &conf) == 0);
+        for (int i = 0; i < 2; i++) {
+                snprintf(path, sizeof(path), i ? "%s/s.lock" : "%s/s", dir);
+                unlink(path);
+        }
+        rmdir(dir);
+        server.engine.workers = workers_stop(server.engine.workers); /* their work is done here */
+        server.engine.queue.stop = false;
+        sigemptyset(&set); /* as they were: the fuzzer's */
+        sigprocmask(SIG_SETMASK, &set, NULL);
+        disk_fence = true;
+        disk_user = &server.engine.nvme;
+        run_all_jobs();
+        FUZZ_CHECK(nvme_attach(&server.engine.nvme, device_paths[0]) == 0);
+}
+
+/* As it is: whatever is under way. Or its devices hang. */
+static void server_end(bool hangs)
+{
+        disk_hangs = hangs;
+        server_deinit(&server);
+        disk_hangs = disk_stalled = false;
+        disk_free_hung();
+        for (size_t i = 0; i < N_CLIENTS; i++)
+                client_close(&clients[i]);
+}
+
+static void clients_begin(void)
+{
+        client_begin(&clients[0], 0);
+        client_begin(&clients[1], 1);
+        client_begin(&clients[N_CLIENTS - 1], 0);
+        client_begin(&clients[2], 3);
+}
+
 /* steps */
 
 static void audit(void)
 {
         struct audit a;
+        const char *error = catalog_audit(&server.engine.nvme.catalog);
+
+        if (error)
+                fprintf(stderr, "audit of the catalog: %s\n", error);
+        FUZZ_CHECK(!error);
 
         engine_audit(&server.engine, &a);
         if (a.error)
@@ -283,7 +358,9 @@ static void step(struct input *all)
                 KVT_MSG_MAP,          KVT_MSG_FD_ACK, KVT_MSG_SLAB_ACK,  KVT_MSG_LIST,       KVT_MSG_STAT,       KVT_MSG_PING,
                 KVT_MSG_SPACE_OPEN,   KVT_MSG_PING,   KVT_MSG_DROP,      KVT_MSG_SPACE_OPEN, KVT_MSG_PUT_COMMIT, KVT_MSG_PUT_COMMIT,
                 KVT_MSG_STAGING_OPEN, KVT_MSG_PURGE,  KVT_MSG_GET,       KVT_MSG_MAP,        KVT_MSG_RELEASE,    KVT_MSG_HELLO,
+                KVT_MSG_DEVICE,       KVT_MSG_LIST,   KVT_MSG_PREFETCH,  KVT_MSG_DEVICE,
         };
+        static_assert(ELEMENTSOF(types) == N_TYPES, "seeds go through them");
         static const uint64_t quotas[] = {16 << 20, 8 << 20, 4 << 20, 2 << 20};
         size_t n;
         const uint8_t *bytes = input_bytes(all, STEP_BYTES, &n), *more;
@@ -337,7 +414,10 @@ static void step(struct input *all)
                 pass_time((uint64_t)arg * 10000);
                 break;
         case 0xe5:
-                tenant_get(arg % 2)->hard_bytes = quotas[arg / 2 % ELEMENTSOF(quotas)];
+                tenant_of(arg % 2)->hard_bytes = quotas[arg / 2 % ELEMENTSOF(quotas)];
+                server.conf.p.tenant_nvme_bytes = (uint64_t)input_u8(&in) << 16;
+                server.conf.p.nvme_admit_hits = input_u8(&in) % 3;
+                budget_set(&server.engine.budget, (uint64_t)input_u8(&in) << 16, server.engine.now_usec);
                 break;
         case 0xe6:
                 audit();
@@ -349,6 +429,27 @@ static void step(struct input *all)
                 if (arg % 16 == 0)
                         server_drain(&server);
                 break;
+        case 0xe9 ... 0xea:
+                disk_step(arg, 0);
+                turn();
+                break;
+        case 0xeb:
+                disk_step(arg >> 1, arg & 1 ? -EIO : -ENOSPC);
+                turn();
+                break;
+        case 0xec: {
+                unsigned at = (unsigned)input_number(&in, 2);
+                disk_damage(arg, at, input_u8(&in), !(input_u8(&in) & 1));
+                break;
+        }
+        case 0xed:
+                server_end(arg & 1);
+                server_start();
+                clients_begin();
+                break;
+        case 0xee:
+                disk_stalled = arg & 1;
+                break;
         default: /* puts are what the rest lives on */
                 client_request(c, &in, KVT_MSG_PUT_COMMIT);
                 run_all_jobs();
@@ -359,30 +460,48 @@ static void end(void)
 {
         struct engine *e = &server.engine;
 
+        disk_stalled = false;
         for (size_t i = 0; i < N_CLIENTS; i++)
                 client_close(&clients[i]);
         run_all_jobs();
-        server.draining = server.stop = false;
+        for (int i = 0; i < 50; i++) { /* a device that is locked is tried again for a while */
+                pass_time(100000);
+                run_all_jobs();
+        }
         pass_time(3600 * 1000000ull); /* incomplete blocks, too */
         run_all_jobs();
+        FUZZ_CHECK(!server.draining || server.stop);
+        if (server.stop) {
+                server_end(false);
+                server_start();
+                run_all_jobs();
+        }
         FUZZ_CHECK(!server.n_sessions && list_empty(&server.sessions) && list_empty(&server.requests));
         FUZZ_CHECK(list_empty(&server.subscriptions) && list_empty(&server.purges) && list_empty(&server.unacked));
         FUZZ_CHECK(!server.leases.n_used && !server.reservations.n_used && !e->xfers.n_used && list_empty(&e->incomplete));
         FUZZ_CHECK(!e->n_verifies && !e->tenants.n_active);
+        FUZZ_CHECK(!e->demotes.n && !e->n_demoting && !e->n_loading && list_empty(&e->loads) && list_empty(&e->durables));
         audit();
-        for (int i = 0; i < 2; i++) {
-                struct tenant *t = tenant_get(i);
-                uint32_t cursor = 0;
+        tenant_of(0);
+        tenant_of(1);
+        list_for_each_safe (t, &e->tenants.all, struct tenant, link) {
+                uint32_t cursors[2] = {};
 
-                while (!engine_purge(e, t, NULL, &cursor, 16))
+                while (!engine_purge(e, t, NULL, cursors, 16))
                         ;
                 run_all_jobs();
+                FUZZ_CHECK(!t->n_records && !t->record_bytes);
                 FUZZ_CHECK(!t->n_blocks && !t->used_bytes && !t->payload_bytes && !t->held_bytes && !t->staging_bytes && !t->retired_bytes);
+                list_for_each (s, &e->tenants.spaces, struct space, link)
+                        if (s->tenant == t)
+                                fprintf(stderr, "left: space %u '%s': %u blocks, %llu records, open %u, purging %d\n", s->id, s->name,
+                                        s->n_blocks, (unsigned long long)s->n_records, s->n_open, s->purging);
                 FUZZ_CHECK(!t->n_sessions && !t->n_leases && !t->n_spaces && !t->n_xfers && !t->n_reservations && !t->n_subscriptions);
                 FUZZ_CHECK(!t->lru_cold && !t->lru_hot && !t->condemned);
                 tenant_settle(&e->tenants, t);
         }
         audit();
+        FUZZ_CHECK(!e->nvme.catalog.n_live && !e->nvme.tier.used_bytes && list_empty(&e->nvme.drops));
         FUZZ_CHECK(e->host.tier.held_bytes == e->host.spare_bytes && !e->host.tier.n_retired && !e->blocks.pool.n_used);
         FUZZ_CHECK(!e->tenants.n_spaces && !e->tenants.n_tenants);
 }
@@ -429,84 +548,11 @@ size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t n, size_t max, unsigned se
         return n;
 }
 
-static const uint8_t park[][STEP_BYTES] = {{0, 0, 3, 0, 1, 0xd0}, {0xba}, {0xba}, {5}, {1, 0, 3, 0, 1},
-                                           {1, 0, 3, 0, 1},       {0xc8}, {0xd0}, {5}, {0xe2, 200}};
-static const uint8_t deaf[][STEP_BYTES] = {{0xe0}, {23, 0, 255}, {23, 0, 255}, {23, 0, 255}, {16}, {0xff}, {0xe7}, {23, 0, 255}, {0xd0}};
-/* another tenant's leases on all it has, then somebody who needs room */
-static const uint8_t leased[][STEP_BYTES] = {
-        {24, 3, 3, 0},
-        {0xff, 3, 4, 0, 0, 0xd0},
-        {0xff, 3, 4, 0x40, 0, 0xd0},
-        {0xff, 3, 4, 0x80, 0, 0xd0},
-        {0xff, 3, 4, 0xc0, 0, 0xd0},
-        {1, 3, 4, 0, 0},
-        {1, 3, 4, 0x40, 0},
-        {1, 3, 4, 0x80, 0},
-        {1, 3, 4, 0xc0, 0},
-        {0xff, 0, 3, 0, 0, 0xd0},
-        {0xff, 0, 3, 0x40},
-        {0xff, 0, 3, 0x80, 0, 0xd0},
-        {0xff, 0, 3, 0xc0, 0, 0xd0},
-        {0xff, 0, 3, 0, 3, 0xd0},
-        {0xe2, 200},
-        {0xff, 0, 3, 1, 5, 0xd0},
-};
-
-/* For each shape, every kind of request at a few keys, in three orders. */
-static void write_seeds(const char *corpus)
-{
-        uint8_t seed[64][STEP_BYTES];
-        char name[16];
-
-        fuzz_seed(corpus, "park", park, sizeof(park));
-        fuzz_seed(corpus, "deaf", deaf, sizeof(deaf));
-        fuzz_seed(corpus, "leased", leased, sizeof(leased));
-        for (unsigned shape = 0; corpus && shape < N_SHAPES; shape++) {
-                memset(seed, 0, sizeof(seed));
-                for (unsigned i = 0; i < 64; i++) {
-                        uint8_t *p = seed[i];
-                        unsigned what = i * (shape % 3 * 2 + 1) % 64;
-                        p[0] = what < 36 ? (uint8_t)what : what % 2 ? 0xff : 0xd0;
-                        p[2] = (uint8_t)(shape + i / 16);
-                        p[1] = i % 7 ? 0 : (uint8_t)(i % N_CLIENTS);
-                        p[3] = (uint8_t)(i % 4);
-                        p[4] = (uint8_t)(i % 5);
-                }
-                seed[0][0] = 0xdd; /* begins anew, with this shape */
-                seed[0][2] = (uint8_t)shape;
-                snprintf(name, sizeof(name), "%u", shape);
-                fuzz_seed(corpus, name, seed, sizeof(seed));
-        }
-}
-
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-        char dir[] = "/tmp/kvt-fuzz-XXXXXX", text[1024], error[256], path[64];
-        struct conf conf = {};
-        sigset_t set;
-
-        FUZZ_CHECK(mkdtemp(dir));
-        int n = snprintf(text, sizeof(text),
-                         "socket=%s/s\nhost_bytes=16M\nslab_bytes=2M\nprealloc_bytes=2M\nhuge_pages=no\nworkers=1\ntenant_hard_bytes=12M\n"
-                         "max_blocks=16\nmax_leases=48\nmax_spaces_tenant=6\nmax_inflight_session=24\nghost_entries=16\nstaging_bytes=2M\n"
-                         "lease_usec=1s\nput_timeout_usec=1s\nhello_timeout_usec=1s\n",
-                         dir);
         assert_bind_loop();
-        if (conf_parse(&conf, text, (size_t)n, "fuzz", error, sizeof(error)) < 0) {
-                fprintf(stderr, "%s\n", error);
-                abort();
-        }
         log_set_level("error");
-        FUZZ_CHECK(server_init(&server, &conf) == 0);
-        for (int i = 0; i < 2; i++) {
-                snprintf(path, sizeof(path), i ? "%s/s.lock" : "%s/s", dir);
-                unlink(path);
-        }
-        rmdir(dir);
-        server.engine.workers = workers_stop(server.engine.workers); /* their work is done here */
-        server.engine.queue.stop = false;
-        sigemptyset(&set); /* as they were: the fuzzer's */
-        sigprocmask(SIG_SETMASK, &set, NULL);
+        ring_set_open(disk_open_ring);
         for (size_t i = 0; i < N_CLIENTS; i++)
                 clients[i].fd = -1;
         write_seeds(fuzz_corpus(*argc, *argv));
@@ -518,15 +564,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         struct input in = {bytes, n};
 
         running = true;
+        ahead_usec = 0;
         known = (struct known){};
-        engine_tick(&server.engine);
-        client_begin(&clients[0], 0);
-        client_begin(&clients[1], 1);
-        client_begin(&clients[N_CLIENTS - 1], 0);
-        client_begin(&clients[2], 3);
-        for (int i = 0; in.n && i < N_STEPS; i++)
+        server_start();
+        clients_begin();
+        for (int i = 0; in.n && i < N_STEPS; i++) {
                 step(&in);
+                if (server.stop) { /* it was told to, and is done */
+                        server_end(false);
+                        server_start();
+                        clients_begin();
+                }
+        }
         end();
-        running = false;
+        server_end(false);
+        disk_forget_files();
+        running = disk_fence = false;
         return 0;
 }

@@ -2,6 +2,8 @@
  *
  * The first byte of an input says which message. What unpacks must pack again, unknown fields left out, to bytes that unpack to the same; a
  * body as large as a packet may not take more than the daemon's arena, whatever stands in it. */
+#include <assert.h>
+
 #include "libclient/client.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -49,7 +51,18 @@ static const ProtobufCMessageDescriptor *const types[] = {
         &kvtier__cancel_request__descriptor,
         &kvtier__ping_request__descriptor,
         &kvtier__ping_reply__descriptor,
+        &kvtier__device_request__descriptor,
+        &kvtier__device_reply__descriptor,
+        /* what others hold, so that seeds fill it in, too */
+        &kvtier__plane__descriptor,
+        &kvtier__tier__descriptor,
+        &kvtier__counter__descriptor,
+        &kvtier__tenant_entry__descriptor,
+        &kvtier__space_entry__descriptor,
+        &kvtier__session_entry__descriptor,
+        &kvtier__device_entry__descriptor,
 };
+static_assert(KVT_MSG_MAX == 23, "a message that this list does not have");
 enum { N_TYPES = sizeof(types) / sizeof(*types) };
 
 /* Memory of its own for each piece, so that a write past one is seen; the limit is that of all together. */
@@ -113,7 +126,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
                                 d->type == PROTOBUF_C_TYPE_BYTES || d->type == PROTOBUF_C_TYPE_STRING || d->type == PROTOBUF_C_TYPE_MESSAGE
                                         ? 2
                                         : 0;
-                        *p++ = (uint8_t)(d->id << 3 | wire);
+                        if (d->id > 15) /* two bytes */
+                                *p++ = (uint8_t)(d->id << 3 | wire | 0x80);
+                        *p++ = (uint8_t)(d->id > 15 ? d->id >> 4 : d->id << 3 | wire);
                         *p++ = wire ? (d->type == PROTOBUF_C_TYPE_MESSAGE ? 0 : 16) : 1;
                         if (wire && d->type != PROTOBUF_C_TYPE_MESSAGE)
                                 p = (uint8_t *)memset(p, 'a', 16) + 16;

@@ -1,6 +1,7 @@
 /* Requests made from a few bytes of input, and what their answers tell: so that one request can name what another made. */
 #pragma once
 
+#include <assert.h>
 #include <stdbool.h>
 
 #include "proto/frame.h"
@@ -9,6 +10,13 @@
 #include "tests/fuzz/fuzz.h"
 
 enum { KNOWN_MAX = 16 };
+
+/* Who adds a message adds it to replies[], message_make() and fuzz_proto.c; a field, to message_make(), which counts them. */
+static_assert(KVT_MSG_MAX == 23, "a message that the fuzzers do not know");
+
+/* Devices as requests name them; what lies behind the names is for the target to say. */
+static const char *const device_paths[] = {"/a", "/b", "/a", "/same", "/other", "/small", "/null", "/nowhere/a", "a", ""};
+enum { N_DEVICE_PATHS = sizeof(device_paths) / sizeof(*device_paths) };
 
 struct known {
         uint32_t spaces[KNOWN_MAX];
@@ -49,6 +57,7 @@ static inline uint16_t known_learn(struct known *k, const uint8_t *packet, size_
                 [KVT_MSG_EXPLAIN] = &kvtier__explain_reply__descriptor,
                 [KVT_MSG_EVENTS] = &kvtier__events_reply__descriptor,
                 [KVT_MSG_PING] = &kvtier__ping_reply__descriptor,
+                [KVT_MSG_DEVICE] = &kvtier__device_reply__descriptor,
         };
         const ProtobufCMessageDescriptor *type;
         struct frame f;
@@ -212,8 +221,10 @@ static inline void make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m)
         }
 }
 
-#define MAKE(type, message)                                                                                                                \
+/* n_fields: how many are set below, or left as they are on purpose */
+#define MAKE(type, message, n)                                                                                                             \
         Kvtier__##type m;                                                                                                                  \
+        FUZZ_CHECK(kvtier__##message##__descriptor.n_fields == (n));                                                                       \
         kvtier__##message##__init(&m)
 #define MADE n = protobuf_c_message_pack(&m.base, body)
 
@@ -226,7 +237,7 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
 
         switch (type) {
         case KVT_MSG_HELLO: {
-                MAKE(HelloRequest, hello_request);
+                MAKE(HelloRequest, hello_request, 4);
                 m.version_min = KVT_PROTO_MIN;
                 m.version_max = KVT_PROTO_MAX + input_u8(in);
                 m.name = (char *)"fuzz\n";
@@ -235,38 +246,41 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 break;
         }
         case KVT_MSG_SPACE_OPEN: {
-                MAKE(SpaceOpenRequest, space_open_request);
+                MAKE(SpaceOpenRequest, space_open_request, 5);
                 make_geometry(in, &m);
                 MADE;
                 break;
         }
         case KVT_MSG_STAGING_OPEN: {
-                MAKE(StagingOpenRequest, staging_open_request);
+                MAKE(StagingOpenRequest, staging_open_request, 1);
                 uint8_t x = input_u8(in);
                 m.bytes = x ? (uint64_t)x << x % 57 : 2 << 20;
                 MADE;
                 break;
         }
         case KVT_MSG_MATCH: {
-                MAKE(MatchRequest, match_request);
+                MAKE(MatchRequest, match_request, 4);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, NULL);
-                m.releases = make_numbers(in, k->leases, k->n_leases, input_u8(in) & 3);
+                uint8_t x = input_u8(in);
+                m.releases = make_numbers(in, k->leases, k->n_leases, x & 3);
+                m.probe = x >> 7;
                 MADE;
                 break;
         }
         case KVT_MSG_PUT_BEGIN: {
-                MAKE(PutBeginRequest, put_begin_request);
+                MAKE(PutBeginRequest, put_begin_request, 6);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, &m.parent);
                 uint8_t x = input_u8(in);
                 m.shard = make_shard(x);
                 m.replace = x >> 7;
+                m.durable = x >> 3 & 1;
                 MADE;
                 break;
         }
         case KVT_MSG_PUT_COMMIT: {
-                MAKE(PutCommitRequest, put_commit_request);
+                MAKE(PutCommitRequest, put_commit_request, 8);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, &m.parent);
                 n_keys = m.keys.len / 16;
@@ -274,6 +288,7 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 uint8_t x = input_u8(in);
                 m.shard = make_shard(x);
                 m.replace = x >> 7;
+                m.durable = x >> 3 & 1;
                 if (x & 0x40)
                         m.reservations = make_numbers(in, k->reservations, k->n_reservations, n_keys);
                 if (x & 0x20)
@@ -282,13 +297,13 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 break;
         }
         case KVT_MSG_PUT_ABORT: {
-                MAKE(PutAbortRequest, put_abort_request);
+                MAKE(PutAbortRequest, put_abort_request, 1);
                 m.reservations = make_numbers(in, k->reservations, k->n_reservations, input_u8(in) % 20);
                 MADE;
                 break;
         }
         case KVT_MSG_MAP: {
-                MAKE(MapRequest, map_request);
+                MAKE(MapRequest, map_request, 4);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, NULL);
                 uint8_t x = input_u8(in);
@@ -298,13 +313,13 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 break;
         }
         case KVT_MSG_RELEASE: {
-                MAKE(ReleaseRequest, release_request);
+                MAKE(ReleaseRequest, release_request, 1);
                 m.leases = make_numbers(in, k->leases, k->n_leases, input_u8(in) % 20);
                 MADE;
                 break;
         }
         case KVT_MSG_SLAB_ACK: {
-                MAKE(SlabAck, slab_ack);
+                MAKE(SlabAck, slab_ack, 1);
                 uint8_t x = input_u8(in);
                 for (size_t i = 0; i < KNOWN_MAX; i++)
                         slabs[i] = x & 0x80 ? k->slabs[i] : (uint32_t)i * (x & 31);
@@ -314,23 +329,30 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 break;
         }
         case KVT_MSG_GET: {
-                MAKE(GetRequest, get_request);
+                MAKE(GetRequest, get_request, 6);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, NULL);
                 m.offsets = make_offsets(in, m.keys.len / 16);
-                m.shard = make_shard(input_u8(in));
+                uint8_t x = input_u8(in);
+                m.shard = make_shard(x);
+                if (x & 8) {
+                        m.first_plane = x & 16 ? (uint32_t)input_number(in, 4) : input_u8(in) & 3;
+                        m.n_planes = x & 32 ? (uint32_t)input_number(in, 4) : input_u8(in) & 3;
+                }
                 MADE;
                 break;
         }
         case KVT_MSG_PREFETCH: {
-                MAKE(PrefetchRequest, prefetch_request);
+                MAKE(PrefetchRequest, prefetch_request, 3);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, NULL);
+                uint8_t x = input_u8(in);
+                m.deadline_usec = x < 0xf8 ? x * 10000ull : UINT64_MAX >> (x & 7) * 8;
                 MADE;
                 break;
         }
         case KVT_MSG_DROP: {
-                MAKE(DropRequest, drop_request);
+                MAKE(DropRequest, drop_request, 3);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, NULL);
                 m.corrupt = input_u8(in) & 1;
@@ -339,7 +361,7 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
         }
         case KVT_MSG_PURGE: {
                 static const char *const names[] = {"", "uid:0", "uid:1234", "nobody"};
-                MAKE(PurgeRequest, purge_request);
+                MAKE(PurgeRequest, purge_request, 2);
                 uint8_t x = input_u8(in);
                 m.tenant = (char *)names[x & 3];
                 m.space = x & 4 ? make_space(k, in) : 0;
@@ -347,15 +369,15 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 break;
         }
         case KVT_MSG_STAT: {
-                MAKE(StatRequest, stat_request);
+                MAKE(StatRequest, stat_request, 1);
                 m.audit = input_u8(in) & 1;
                 MADE;
                 break;
         }
         case KVT_MSG_LIST: {
-                MAKE(ListRequest, list_request);
+                MAKE(ListRequest, list_request, 4);
                 uint8_t x = input_u8(in);
-                m.what = (Kvtier__ListWhat)(x % 5);
+                m.what = (Kvtier__ListWhat)(x % 6);
                 m.space = x & 0x40 ? make_space(k, in) : 0;
                 m.cursor = x & 0x20 ? input_number(in, 8) : 0;
                 m.limit = x & 0x80 ? input_u8(in) : 0;
@@ -363,7 +385,7 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 break;
         }
         case KVT_MSG_EXPLAIN: {
-                MAKE(ExplainRequest, explain_request);
+                MAKE(ExplainRequest, explain_request, 2);
                 m.space = make_space(k, in);
                 m.key = make_keys(in, NULL);
                 if (m.key.len > 16)
@@ -372,21 +394,28 @@ static inline size_t message_make(const struct known *k, struct input *in, uint1
                 break;
         }
         case KVT_MSG_EVENTS: {
-                MAKE(EventsRequest, events_request);
+                MAKE(EventsRequest, events_request, 2);
                 m.space = make_space(k, in);
                 m.on = !(input_u8(in) & 1);
                 MADE;
                 break;
         }
         case KVT_MSG_CANCEL: {
-                MAKE(CancelRequest, cancel_request);
+                MAKE(CancelRequest, cancel_request, 1);
                 m.request_id = input_u8(in) + 1u;
                 MADE;
                 break;
         }
         case KVT_MSG_PING: {
-                MAKE(PingRequest, ping_request);
+                MAKE(PingRequest, ping_request, 1);
                 m.data = (ProtobufCBinaryData){(size_t)input_u8(in) * 510, data};
+                MADE;
+                break;
+        }
+        case KVT_MSG_DEVICE: {
+                MAKE(DeviceRequest, device_request, 2);
+                m.action = (Kvtier__DeviceDo)(input_u8(in) % 5);
+                m.path = (char *)device_paths[input_u8(in) % N_DEVICE_PATHS];
                 MADE;
                 break;
         }

@@ -197,7 +197,7 @@ static void forget_all(struct catalog *c, struct name *m)
 {
         uint32_t cursor = 0, passes = 0;
 
-        while (!catalog_forget_drops(c, &cursor, 7))
+        while (!catalog_forget_drops(c, &cursor, 7, false))
                 CHECK(++passes <= c->pool.n_touched / 7);
         for (int k = 0; k < NAMES; k++)
                 m[k].dropped = false;
@@ -328,6 +328,40 @@ static void test_the_search_is_bounded(void **state)
         catalog_deinit(&c);
 }
 
+/* Whoever asks for thousands of blocks at the end of a chain that is this long must not stall the loop. */
+static void test_long_chains_are_walked_once(void **state)
+{
+        enum { DEEP = 200000, ASKED = 4096 };
+        struct catalog c;
+        uint8_t key[16];
+
+        CHECK_OK(catalog_init(&c, DEEP + 10));
+        add_live(&c, 0, -1);
+        for (uint64_t n = 1; n < DEEP; n++)
+                add_live(&c, n, (int64_t)n - 1);
+        uint64_t before = check_now_usec();
+        for (uint64_t n = 0; n < ASKED; n++) /* walked to the start each time: eight hundred million steps */
+                CHECK(catalog_reachable(&c, find(&c, DEEP - 1 - 7 * n)));
+        CHECK(check_now_usec() - before < 200000 * CHECK_SLOW);
+        /* what is remembered ends with what it rests on ... */
+        key_of(100, key);
+        catalog_remove(&c, find(&c, 100));
+        for (uint64_t n = 0; n < ASKED; n++)
+                CHECK(!catalog_reachable(&c, find(&c, DEEP - 1 - 7 * n)));
+        CHECK(catalog_reachable(&c, find(&c, 99)));
+        add_live(&c, 100, 99);
+        CHECK(catalog_reachable(&c, find(&c, DEEP - 1)));
+        /* ... and with the number: here of a leaf, which goes to one that cannot be reached */
+        add_live(&c, DEEP + 2, DEEP + 1);
+        uint32_t i = find(&c, DEEP - 1);
+        catalog_remove(&c, i);
+        add_live(&c, DEEP, DEEP + 1);
+        CHECK_EQ(find(&c, DEEP), i);
+        CHECK(!catalog_reachable(&c, i));
+        check_sound(&c);
+        catalog_deinit(&c);
+}
+
 static void test_a_parent_has_room_for_65535(void **state)
 {
         struct catalog c;
@@ -369,14 +403,30 @@ static void test_drops_are_remembered_until_forgotten(void **state)
         CHECK_EQ(i, find(&c, 5));
         check_place(&c, i, there);
         CHECK_EQ(catalog_find_live(&c, 1, 0, key), POOL_NONE);
+        key_of(60, key);
+        CHECK(catalog_add_drop(&c, 1, 0, key, (struct record_at){}) != POOL_NONE); /* nowhere: it stays as long as it is asked to */
+        check_sound(&c);
+        while (!catalog_forget_drops(&c, &cursor, 20, true))
+                ;
+        CHECK_EQ(c.pool.n_used, 1);
+        CHECK(find(&c, 60) != POOL_NONE);
+        cursor = 0;
+        CHECK(catalog_forget_drops(&c, &cursor, 1000, false));
+        CHECK_EQ(c.pool.n_used, 0);
+        cursor = 0;
+        for (uint64_t n = 0; n < 50; n++) {
+                key_of(n, key);
+                CHECK(catalog_add_drop(&c, 1, 0, key, n == 5 ? there : here) != POOL_NONE);
+        }
+        i = find(&c, 5);
         add_live(&c, 100, 5); /* holds 5 */
         add_live(&c, 6, -1); /* written again: no drop any more */
         check_sound(&c);
-        CHECK(!catalog_forget_drops(&c, &cursor, 20));
+        CHECK(!catalog_forget_drops(&c, &cursor, 20, false));
         CHECK_EQ(cursor, 20);
         check_sound(&c);
-        CHECK(!catalog_forget_drops(&c, &cursor, 20));
-        CHECK(catalog_forget_drops(&c, &cursor, 20));
+        CHECK(!catalog_forget_drops(&c, &cursor, 20, false));
+        CHECK(catalog_forget_drops(&c, &cursor, 20, false));
         CHECK_EQ(c.pool.n_used, 3);
         CHECK_EQ(c.n_live, 2);
         CHECK_EQ(find(&c, 5), i);
@@ -578,6 +628,7 @@ int main(void)
                 cmocka_unit_test(test_against_a_model),
                 cmocka_unit_test(test_no_circles),
                 cmocka_unit_test(test_the_search_is_bounded),
+                cmocka_unit_test(test_long_chains_are_walked_once),
                 cmocka_unit_test(test_a_parent_has_room_for_65535),
                 cmocka_unit_test(test_drops_are_remembered_until_forgotten),
                 cmocka_unit_test(test_a_tebibyte_of_blocks),

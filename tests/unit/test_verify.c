@@ -259,9 +259,15 @@ static void test_listed(void **state)
         for (uint32_t i = 0; i < full.n; i++) {
                 struct record_header *h = (void *)(image + full.starts[i]);
                 uint64_t n = (uint64_t)h->header_pages * PAGE + h->stored_bytes;
+                bool is_pad = h->type == RECORD_PAD; /* a failed write may have left anything there */
 
                 for (uint64_t at = 0; at < n; at += at < 300 ? 13 : 997) {
                         image[full.starts[i] + at] ^= 0x10;
+                        if (is_pad) {
+                                assert_int_equal(verify(DEVICE), EXIT_OK);
+                                image[full.starts[i] + at] ^= 0x10;
+                                continue;
+                        }
                         assert_int_equal(verify(DEVICE), EXIT_FAILED);
                         assert_int_equal(json_integer_value(
                                                  json_object_get(json_array_get(json_object_get(answer, "problems"), 0), "offset")),
