@@ -52,6 +52,7 @@ static void place_write(struct nvme_device *d, struct log *l, struct nvme_write 
         w->order.serial = ++d->serial;
         list_init(&w->order.link);
         list_append(&d->order, &w->order.link);
+        list_append(&l->writes, &w->link);
         l->end_page += w->n_pages;
         l->n_writes++;
 }
@@ -273,6 +274,7 @@ static void fail_write(struct nvme_write *w, int r, bool own_error)
         if (!l->broken || w->order.serial < l->order.serial) { /* what comes behind the oldest hole is durable only with the footer */
                 list_remove(&l->order.link);
                 l->order.serial = w->order.serial;
+                l->hole_page = w->at.page;
                 list_append(&w->order.link, &l->order.link); /* in its place */
         }
         l->broken = l->full = true;
@@ -303,6 +305,7 @@ static void finish_write(struct nvme_write *w, int r, bool own_error)
                 metrics.c_nvme_records_written++;
         }
         list_remove(&w->order.link);
+        list_remove(&w->link);
         w->done(w, r == -ENOSPC && !d->block_device ? KVT_E_NO_SPACE : r < 0 ? KVT_E_IO : 0);
 }
 

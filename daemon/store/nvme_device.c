@@ -7,6 +7,9 @@
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
 
+/* An operation that is overdue by so much was not looked at in time: the loop stood still, or the machine. What came back meanwhile is waited for. */
+#define STALL_USEC (2 * USEC_PER_SEC)
+
 enum {
         ERRORS_MAX = 64, /* I/O errors of a device within ERRORS_USEC: then it is not read any more */
         WRITE_ERRORS_MAX = 3, /* in a row: then it is not written any more */
@@ -68,7 +71,9 @@ static void io_finished(struct job *j)
 struct nvme_io *device_io(struct nvme_device *d, enum ring_opcode opcode, void *buf, uint64_t offset, uint64_t bytes,
                           void (*done)(struct nvme_io *io, int r, void *arg), void *arg)
 {
-        struct nvme_io *io = d->ring ? new0(struct nvme_io, 1) : NULL;
+        /* what is handed to a device that failed would come back to nobody, and never be timed out */
+        bool over = d->state == DEVICE_FAILED || d->state == DEVICE_DETACHED;
+        struct nvme_io *io = d->ring && !over ? new0(struct nvme_io, 1) : NULL;
 
         if (!io)
                 return NULL;
@@ -121,7 +126,8 @@ void device_fail(struct nvme_device *d, bool readable, const char *format, ...)
         }
         d->state = DEVICE_FAILED;
         d->sweep_cursor = 0;
-        recovery_free(d); /* before it is told: it would take what did not come back for segments that hold nothing */
+        /* first, or they take what is given up for an answer: recovery would find all segments empty, and serve */
+        recovery_free(d);
         recycle_free(d);
         scrub_free(d);
         give_up_ios(d, -ETIMEDOUT);
@@ -181,24 +187,27 @@ static bool sweep(struct nvme_device *d)
         return false;
 }
 
+bool device_is_read(const struct nvme_device *d)
+{
+        for (uint64_t s = 0; d->segments && s < d->sb.n_segments; s++)
+                if (d->segments[s].n_reads)
+                        return true;
+        return false;
+}
+
 static bool device_pass(struct nvme_device *d)
 {
         bool more = false;
 
-        if (d->detach && d->state == DEVICE_DRAINING && !d->n_ios && list_empty(&d->logs) && list_empty(&d->syncs)) {
-                uint32_t n_reads = 0;
-                for (uint64_t s = 0; s < d->sb.n_segments; s++)
-                        n_reads += d->segments[s].n_reads;
-                if (!n_reads) {
-                        d->state = DEVICE_DETACHED;
-                        d->sweep_cursor = 0;
-                        *d->detail = 0;
-                }
+        bool over = d->state == DEVICE_DRAINING || (d->state == DEVICE_FAILED && d->sweep_cursor == UINT32_MAX && !d->n_stuck);
+        if (d->detach && over && !d->open_busy && !d->n_ios && list_empty(&d->logs) && list_empty(&d->syncs) && !device_is_read(d)) {
+                d->state = DEVICE_DETACHED;
+                d->sweep_cursor = 0;
+                *d->detail = 0;
         }
+        log_retry(d);
         if (d->sweep_cursor != UINT32_MAX)
                 more = sweep(d);
-        if (d->detach && d->state == DEVICE_FAILED && !d->open_busy && d->sweep_cursor == UINT32_MAX && list_empty(&d->logs) && !d->n_stuck)
-                d->state = DEVICE_DETACHED; /* whoever mends it wants it unlocked */
         if (d->state == DEVICE_DETACHED && d->sweep_cursor == UINT32_MAX && d->segments) {
                 device_close(d);
                 log_info("%s is detached", d->path);
@@ -206,6 +215,7 @@ static bool device_pass(struct nvme_device *d)
         if (d->state == DEVICE_SERVING) {
                 log_open_ahead(d, false);
                 recycle_some(d);
+                more |= recycle_sweeps(d);
         }
         if (d->ring)
                 ring_kick(d->ring);
@@ -248,16 +258,21 @@ bool nvme_pass(struct nvme *n, uint64_t now_usec)
         return more;
 }
 
+/* When what is under way longest has taken too long. */
+static uint64_t overdue_usec(const struct nvme_device *d)
+{
+        const struct nvme_io *io = list_first(&d->ios, struct nvme_io, link);
+
+        return io ? MAX(io->op.submitted_usec + d->nvme->options.timeout_usec, d->excused_usec) : UINT64_MAX;
+}
+
 uint64_t nvme_deadline(const struct nvme *n)
 {
         uint64_t until = UINT64_MAX;
 
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
-                const struct nvme_io *io = list_first(&d->ios, struct nvme_io, link);
-                if (io)
-                        until = MIN(until, io->op.submitted_usec + n->options.timeout_usec);
-                until = MIN(until, scrub_deadline(d));
+                until = MIN(until, MIN(overdue_usec(d), scrub_deadline(d)));
                 if (d->retry_usec)
                         until = MIN(until, d->retry_usec);
         }
@@ -269,10 +284,12 @@ void nvme_expire(struct nvme *n, uint64_t now_usec)
         n->now_usec = now_usec;
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
-                const struct nvme_io *io = list_first(&d->ios, struct nvme_io, link);
+                uint64_t due_usec = overdue_usec(d);
                 if (d->retry_usec && d->retry_usec <= now_usec)
                         device_submit_open(d);
-                if (io && io->op.submitted_usec + n->options.timeout_usec <= now_usec) {
+                if (due_usec <= now_usec && now_usec - due_usec > STALL_USEC) {
+                        d->excused_usec = now_usec + STALL_USEC;
+                } else if (due_usec <= now_usec) {
                         d->counters.n_errors++;
                         metrics.c_nvme_errors++;
                         device_fail(d, false, "an operation did not come back within %llu ms",

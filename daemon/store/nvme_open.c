@@ -47,37 +47,45 @@ static bool head_is_blank(int fd, uint8_t *page)
         return true;
 }
 
-/* The superblock's page differs from its copy by damage, rather than by being something else's. */
-static bool is_damaged(const uint8_t *page, const uint8_t *copy)
+static int read_page(int fd, void *page, uint64_t offset)
 {
-        uint32_t n_other = 0;
+        ssize_t n = pread(fd, page, FORMAT_PAGE_BYTES, (off_t)offset);
 
-        for (uint32_t i = 0; i < sizeof(struct superblock); i++)
-                n_other += page[i] != copy[i];
-        return n_other < sizeof(struct superblock) / 2;
+        return n == FORMAT_PAGE_BYTES ? 0 : n < 0 ? -errno : -EIO;
 }
 
-/* Both superblocks are looked at; one that is damaged is made good from the other. What holds something else is left as it is. */
+/* Somebody made something else of the device, whatever is left of ours: not just some bytes of the superblock are others. */
+static bool is_foreign(const uint8_t *page, const struct superblock *sb)
+{
+        enum { DAMAGE_MAX = 64 };
+        uint8_t ours[FORMAT_PAGE_BYTES];
+        uint32_t n = 0;
+
+        superblock_encode(ours, sb);
+        for (uint32_t i = 0; i < FORMAT_PAGE_BYTES; i++)
+                n += page[i] != ours[i];
+        return n > DAMAGE_MAX;
+}
+
+/* Both superblocks are looked at; one that is bad is made good from the other. */
 static int read_superblock(struct nvme_device *d, int fd, bool blank, uint64_t bytes, void *page)
 {
-        uint8_t first[FORMAT_PAGE_BYTES];
         struct superblock copy;
         int r, r2;
 
         if (bytes < FORMAT_SEGMENTS_START + (uint64_t)FORMAT_SEGMENT_MIN)
                 return -EFBIG;
-        if (pread(fd, page, FORMAT_PAGE_BYTES, 0) != FORMAT_PAGE_BYTES)
-                return errno ? -errno : -EIO;
-        r = superblock_decode(page, &d->sb);
-        memcpy(first, page, sizeof first);
-        if (pread(fd, page, FORMAT_PAGE_BYTES, FORMAT_SUPERBLOCK_COPY) != FORMAT_PAGE_BYTES)
-                return errno ? -errno : -EIO;
-        r2 = superblock_decode(page, &copy);
+        if ((r2 = read_page(fd, page, FORMAT_SUPERBLOCK_COPY)) == 0)
+                r2 = superblock_decode(page, &copy);
+        if ((r = read_page(fd, page, 0)) == 0)
+                r = superblock_decode(page, &d->sb);
+        if ((r == -ENOMSG || r == -EPROTONOSUPPORT || r == -EPROTO) && r2 == 0 && is_foreign(page, &copy))
+                return r;
         if (r == -ENODATA && r2 == -ENODATA && blank && !head_is_blank(fd, page))
                 return -ENOMSG;
         if (r == -ENODATA && r2 == -ENODATA && blank)
                 return format_new(fd, &d->nvme->options, bytes, &d->sb, page);
-        if (r2 == 0 && (r == -EBADMSG || r == -ENODATA || ((r == -ENOMSG || r == -EPROTONOSUPPORT) && is_damaged(first, page)))) {
+        if (r != 0 && r2 == 0) {
                 d->sb = copy;
                 superblock_encode(page, &copy);
                 if (pwrite(fd, page, FORMAT_PAGE_BYTES, 0) == FORMAT_PAGE_BYTES && fdatasync(fd) == 0)
@@ -295,6 +303,7 @@ static int open_device(struct nvme_device *d)
         d->full_until_usec = 0;
         d->serial = d->flushed = d->flushing = 0;
         d->n_retries = 0;
+        d->excused_usec = 0;
         d->move_pages = d->move_quarters = 0;
         d->sweep_cursor = UINT32_MAX;
         device_submit_open(d);
@@ -308,7 +317,7 @@ int nvme_attach(struct nvme *n, const char *path)
         if (d) {
                 if ((d->state != DEVICE_FAILED && d->state != DEVICE_DETACHED) || d->open_busy)
                         return KVT_E_EXISTS;
-                if (d->sweep_cursor != UINT32_MAX || !list_empty(&d->logs) || d->n_stuck)
+                if (d->sweep_cursor != UINT32_MAX || !list_empty(&d->logs) || d->n_stuck || device_is_read(d))
                         return KVT_E_AGAIN; /* what it held before is still being cleared away, or hangs in the kernel */
                 if (d->segments)
                         device_close(d);

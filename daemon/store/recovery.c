@@ -53,12 +53,14 @@ void recovery_free(struct nvme_device *d)
         if (!r)
                 return;
         d->recovery = NULL;
-        for (uint32_t i = 0; i < r->n_spaces; i++)
-                if (r->spaces[i].space) {
-                        r->spaces[i].space->n_open--;
-                        if (d->nvme->on_settle) /* nothing of it may have been left */
-                                d->nvme->on_settle(d->nvme, r->spaces[i].space, d->nvme->arg);
-                }
+        for (uint32_t i = 0; i < r->n_spaces; i++) {
+                struct space *s = r->spaces[i].space;
+                if (!s)
+                        continue;
+                s->n_open--;
+                if (d->nvme->on_settle) /* one without records, or a tenant would have to live with all that it ever had */
+                        d->nvme->on_settle(d->nvme, s, d->nvme->arg);
+        }
         free(r->order);
         free(r->spaces);
         free(r->entries);
@@ -90,6 +92,21 @@ static bool read_buf(struct recovery *r, uint64_t offset, uint32_t bytes, void (
         return true;
 }
 
+/* A read for the segment at hand came back. False: that was the end of it all, or is to be. A read that failed gave its buffer back already. */
+static bool came_back(struct recovery *r, int result)
+{
+        struct nvme_device *d = r->device;
+
+        if (gone(r))
+                return false;
+        r->busy = false;
+        if (result == 0)
+                return true;
+        give(r, &r->buf, r->n_buf, result);
+        device_count_error(d, false);
+        return d->recovery == r; /* else that failed the device */
+}
+
 static void segment_finished(struct recovery *r)
 {
         struct slot *s = &r->slots[r->i_next % WINDOW];
@@ -100,16 +117,6 @@ static void segment_finished(struct recovery *r)
         r->scan_page = 0;
 }
 
-/* An error was counted. True: that was the one too many, and there is no recovery any more. */
-static bool read_failed(struct recovery *r, int result)
-{
-        struct nvme_device *d = r->device;
-
-        give(r, &r->buf, r->n_buf, result);
-        device_count_error(d, false);
-        return d->recovery != r;
-}
-
 /* footers */
 
 static void descriptor_read(struct nvme_io *io, int result, void *arg)
@@ -118,9 +125,8 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
         struct nvme_device *d = r->device;
         uint8_t *buf = r->buf;
 
-        if (gone(r) || (result < 0 && read_failed(r, result)))
+        if (!came_back(r, result))
                 return;
-        r->busy = false;
         struct slot *s = &r->slots[r->i_next % WINDOW];
         struct place at = {d->sb.uuid, s->segment, d->segments[s->segment].generation, 0};
         const struct footer_entry *es = (const struct footer_entry *)(const void *)s->buf;
@@ -129,23 +135,19 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
         ASSERT(footer_peek(s->buf + s->n_bytes - 64, &at, d->sb.segment_bytes, &t, &n) == 0);
         for (uint32_t i = 0; i < t.n_entries; i++) {
                 const struct footer_entry *e = &es[i];
-                if (e->type != RECORD_SPACE || recovery_space(r, e->key))
+                if (e->type != RECORD_SPACE || !recovery_wants_space(r, e->key, s->segment))
                         continue;
                 struct record_header *h = (struct record_header *)(void *)buf;
                 at.page = e->page;
                 bool good = result == 0 && record_header_check(h, r->n_buf, &at, r->n_buf / FORMAT_PAGE_BYTES) == 0 &&
-                            h->type == RECORD_SPACE && record_payload_check(h, record_payload(h)) == 0;
-                if (!good && r->i_next < r->n_first) { /* a segment that is older may describe it, too */
+                            h->type == RECORD_SPACE && !memcmp(h->key, e->key, 16) && record_payload_check(h, record_payload(h)) == 0;
+                if (result == 0 && !good)
                         tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, e->page, 1}),
                                     "the record there, which describes a space, does not verify");
-                        r->order[r->n_order++] = s->segment;
-                        segment_finished(r);
-                } else if (!recovery_learn_space(r, e->key, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0)) {
-                        segment_finished(r); /* no memory: the segment's records stay unknown */
-                }
+                recovery_learn_space(r, e->key, s->segment, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0);
                 break;
         }
-        give(r, &r->buf, r->n_buf, result);
+        give(r, &r->buf, r->n_buf, 0);
         recovery_step(r);
 }
 
@@ -159,7 +161,7 @@ static bool apply_footer(struct recovery *r, struct slot *s, const struct footer
         uint64_t generation = d->segments[s->segment].generation;
 
         for (uint32_t i = 0; i < t->n_entries; i++)
-                if (es[i].type == RECORD_SPACE && !recovery_space(r, es[i].key)) {
+                if (es[i].type == RECORD_SPACE && recovery_wants_space(r, es[i].key, s->segment)) {
                         struct record_at at = {d->i, s->segment, es[i].page, MIN(es[i].n_pages, (uint32_t)SPACE_PAGES_MAX)};
                         read_buf(r, device_page_offset(d, at), at.n_pages * FORMAT_PAGE_BYTES, descriptor_read);
                         return false;
@@ -173,12 +175,17 @@ static bool apply_footer(struct recovery *r, struct slot *s, const struct footer
                         r->scan_page = es[i].page;
                 return false;
         }
-        for (uint32_t i = t->n_entries; i-- > 0;)
-                if (es[i].type == RECORD_BLOCK) {
-                        struct known_space *k = recovery_space(r, es[es[i].space].key);
-                        if (k)
-                                recovery_block(r, k, &es[i], s->segment, generation);
-                }
+        bool again = false;
+        for (uint32_t i = t->n_entries; i-- > 0;) {
+                if (es[i].type != RECORD_BLOCK && es[i].type != RECORD_DROP)
+                        continue;
+                struct known_space *k = recovery_space(r, es[es[i].space].key);
+                again |= k && !k->space && !k->refused;
+                if (k && es[i].type == RECORD_BLOCK)
+                        recovery_block(r, k, &es[i], s->segment, generation);
+        }
+        if (again && r->i_next < r->n_first) /* an older segment may have a descriptor that can be read */
+                r->order[r->n_order++] = s->segment;
         d->segments[s->segment].state = SEGMENT_SEALED;
         return true;
 }
@@ -188,9 +195,8 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
         struct recovery *r = arg;
         struct nvme_device *d = r->device;
 
-        if (gone(r) || (result < 0 && read_failed(r, result)))
+        if (!came_back(r, result))
                 return;
-        r->busy = false;
         struct slot *s = &r->slots[r->i_next % WINDOW];
         uint64_t generation = d->segments[s->segment].generation;
         struct place at = {d->sb.uuid, s->segment, generation, r->scan_page};
@@ -212,7 +218,7 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
                         recovery_void_older(k, generation, r->scan_page);
                 d->segments[s->segment].has_drops = true;
         }
-        give(r, &r->buf, r->n_buf, result);
+        give(r, &r->buf, r->n_buf, 0);
         recovery_step(r);
 }
 
@@ -255,7 +261,8 @@ static bool scan_add(struct recovery *r, const struct record_header *h)
         return true;
 }
 
-static void scan_finished(struct recovery *r, struct slot *s, bool torn)
+/* whole: it was looked at to its end. Else there may be more, which a later start may find: no footer may say otherwise. */
+static void scan_finished(struct recovery *r, struct slot *s, bool torn, bool whole)
 {
         struct nvme_device *d = r->device;
         uint32_t n = r->n_entries, end = r->scan_page;
@@ -273,18 +280,16 @@ static void scan_finished(struct recovery *r, struct slot *s, bool torn)
                         if (k)
                                 recovery_block(r, k, &r->entries[i], s->segment, generation);
                 }
-        if (r->scan_failed) { /* what cannot be read now may be so at the next start: there is no footer until then */
-                free(TAKE_PTR(r->entries));
-                d->segments[s->segment].state = n ? SEGMENT_SEALED : SEGMENT_UNKNOWN;
-        } else if (n) {
+        if (n && whole) {
                 log_close_scanned(d, s->segment, TAKE_PTR(r->entries), n, end);
+        } else if (!whole) {
+                free(TAKE_PTR(r->entries)); /* what was found is served; the segment is left alone */
         } else {
                 free(TAKE_PTR(r->entries));
                 d->segments[s->segment].state = SEGMENT_FREE;
                 d->n_free++;
         }
         r->n_entries = r->max_entries = 0;
-        r->scan_failed = false;
         segment_finished(r);
 }
 
@@ -293,11 +298,10 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
         struct recovery *r = arg;
         struct nvme_device *d = r->device;
         uint32_t done = 0, n_pages = r->n_buf / FORMAT_PAGE_BYTES;
-        bool torn = false, end = false;
+        bool torn = false, end = false, whole = result == 0;
 
-        if (gone(r) || (result < 0 && read_failed(r, result)))
+        if (!came_back(r, result))
                 return;
-        r->busy = false;
         struct slot *s = &r->slots[r->i_next % WINDOW];
         uint64_t generation = d->segments[s->segment].generation;
         r->want_bytes = 0;
@@ -319,13 +323,11 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
                         end = true; /* nothing more, or the record that was being written */
                         break;
                 }
-                if (h->type == RECORD_SPACE && !recovery_space(r, h->key) &&
-                    !recovery_learn_space(r, h->key, record_payload(h), h->stored_bytes)) {
-                        end = true;
-                        break;
-                }
+                if (h->type == RECORD_SPACE && recovery_wants_space(r, h->key, s->segment))
+                        recovery_learn_space(r, h->key, s->segment, record_payload(h), h->stored_bytes);
                 if (!scan_add(r, h)) {
                         end = true;
+                        whole = false;
                         break;
                 }
                 if (h->type == RECORD_DROP) {
@@ -336,12 +338,10 @@ static void scan_read(struct nvme_io *io, int result, void *arg)
                 }
                 done += h->n_pages;
         }
-        if (result < 0)
-                torn = end = r->scan_failed = true;
-        give(r, &r->buf, r->n_buf, result);
+        give(r, &r->buf, r->n_buf, 0);
         r->scan_page += done;
-        if (end || r->scan_page >= device_segment_pages(d))
-                scan_finished(r, s, torn);
+        if (end || !whole || r->scan_page >= device_segment_pages(d))
+                scan_finished(r, s, torn, whole);
         recovery_step(r);
 }
 
@@ -357,7 +357,7 @@ static void scan_some(struct recovery *r, struct slot *s)
         left = (device_segment_pages(d) - r->scan_page) * FORMAT_PAGE_BYTES;
         bytes = MIN(r->want_bytes ?: (uint32_t)SCAN_BYTES, left);
         if (bytes > d->buffers.n_pages / 2 * FORMAT_PAGE_BYTES) {
-                scan_finished(r, s, true);
+                scan_finished(r, s, true, false);
                 recovery_step(r);
                 return;
         }
@@ -420,8 +420,7 @@ static bool segment_step(struct recovery *r, struct slot *s)
                 if (n > s->n_bytes && n <= (uint64_t)d->buffers.n_pages / 2 * FORMAT_PAGE_BYTES) {
                         give(r, &s->buf, s->n_bytes, 0);
                         s->state = SLOT_IDLE;
-                        if (!read_tail(r, s, (uint32_t)n))
-                                s->state = SLOT_IDLE;
+                        read_tail(r, s, (uint32_t)n); /* else recovery_step() tries again */
                         return false;
                 }
                 if (n < s->n_bytes) { /* entries at the start, as footer_check() wants them */
@@ -506,6 +505,8 @@ static void recovery_step(struct recovery *r)
                         return;
                 }
                 struct slot *s = &r->slots[r->i_next % WINDOW];
+                if (r->i_next < r->i_ahead && s->state == SLOT_IDLE && !read_tail(r, s, s->n_bytes))
+                        return;
                 if (r->i_next == r->i_ahead || s->state != SLOT_READY)
                         return;
                 if (!segment_step(r, s))
@@ -535,6 +536,14 @@ bool recovery_kick(struct nvme_device *d)
 
 static void headers_step(struct recovery *r);
 
+/* Generations go up from that of now, a little faster than the clock if need be. One from a far future is nobody's, and there would soon be none left. */
+static bool is_plausible(uint64_t generation)
+{
+        static const uint64_t ahead_usec = 1ull << 55; /* a thousand years */
+
+        return generation && generation < (uint64_t)time(NULL) * USEC_PER_SEC + ahead_usec;
+}
+
 static void header_read(struct nvme_io *io, int result, void *arg)
 {
         struct recovery *r = arg;
@@ -553,7 +562,7 @@ static void header_read(struct nvme_io *io, int result, void *arg)
         r->n_headers_pending--;
         struct segment *s = &d->segments[i];
         struct place at = {d->sb.uuid, i, 0, 0};
-        if (result == 0 && segment_header_decode(page, &at, &h) == 0 && h.generation) {
+        if (result == 0 && segment_header_decode(page, &at, &h) == 0 && is_plausible(h.generation)) {
                 s->generation = h.generation;
                 s->opened_sec = h.opened_sec;
                 s->state = SEGMENT_UNKNOWN;
@@ -567,9 +576,8 @@ static void header_read(struct nvme_io *io, int result, void *arg)
                 if (!s->virgin)
                         tell_damage(d, io->op.offset, "the header there does not verify: nothing of its segment is served");
                 d->n_free++;
-        } else { /* it may be read another time: until then it is left alone */
-                s->state = SEGMENT_UNKNOWN;
-                tell_damage(d, io->op.offset, "the header there cannot be read: its segment is left alone until the next start");
+        } else { /* what it holds may be read another time: it is left alone */
+                r->n_unreadable++;
         }
         if (result != -ETIMEDOUT && result != -ECANCELED)
                 buffers_give(&d->buffers, page, FORMAT_PAGE_BYTES);
@@ -600,10 +608,29 @@ static void headers_step(struct recovery *r)
                 r->i_header++;
         }
         if (r->i_header == d->sb.n_segments && !r->n_headers_pending) {
+                if (r->n_unreadable == d->sb.n_segments) {
+                        device_fail(d, false, "it cannot be read");
+                        return;
+                }
+                if (r->n_unreadable)
+                        log_warning("%s: %u segments cannot be read and are not used", d->path, r->n_unreadable);
                 r->n_first = r->n_order;
                 qsort_r(r->order, r->n_first, sizeof *r->order, newest_first, d);
                 recovery_step(r);
         }
+}
+
+/* What an earlier daemon wrote last may be in the device's cache only. All that is found counts as safe, so it is made so first. */
+static void flushed(struct nvme_io *io, int result, void *arg)
+{
+        struct recovery *r = arg;
+
+        if (gone(r))
+                return;
+        if (result < 0)
+                device_fail(r->device, false, "it cannot be flushed");
+        else
+                headers_step(r);
 }
 
 void recovery_start(struct nvme_device *d)
@@ -618,5 +645,9 @@ void recovery_start(struct nvme_device *d)
         r->device = d;
         r->started_usec = clock_usec();
         d->recovery = r;
-        headers_step(r);
+        if (!device_io(d, RING_FLUSH, NULL, 0, 0, flushed, r)) {
+                device_fail(d, false, "no memory to recover it");
+                return;
+        }
+        r->n_ios++;
 }

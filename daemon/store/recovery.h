@@ -18,6 +18,8 @@ struct slot { /* a footer that is read ahead */
 struct known_space { /* by digest */
         uint8_t digest[16];
         struct space *space; /* kept open until the end; NULL: its descriptor is no good */
+        bool refused; /* no descriptor of it can be taken; else the one that was looked at cannot be read, and another segment has one, too */
+        uint32_t tried; /* segment whose descriptor was looked at last */
         uint64_t purged_generation; /* records before this place are void */
         uint32_t purged_page;
 };
@@ -28,12 +30,13 @@ struct recovery {
         bool dead; /* freed when the last operation comes back */
         uint32_t n_ios;
         /* headers */
-        uint32_t i_header, n_headers_pending;
-        uint32_t *order; /* owned: segments in use, newest first; then those whose spaces could not be learned, once more */
+        uint32_t i_header, n_headers_pending, n_unreadable;
+        uint32_t *order; /* owned: segments in use, newest first; behind them those of which something could not be understood at first */
         uint32_t n_first, n_order, i_ahead, i_next;
         struct slot slots[WINDOW];
         struct known_space *spaces; /* owned */
         uint32_t n_spaces, max_spaces;
+        bool spaces_full; /* no room for more: their records stay unknown */
         uint32_t purge_cursor; /* all is read: entry of the catalog looked at last */
         /* the segment at hand */
         uint8_t *buf; /* a descriptor, or a window of a scan */
@@ -41,7 +44,6 @@ struct recovery {
         bool busy;
         uint32_t scan_page; /* where the window starts */
         uint32_t want_bytes;
-        bool scan_failed;
         struct footer_entry *entries; /* owned; of a scan */
         uint32_t n_entries, max_entries;
         uint32_t *scan_spaces; /* owned: entry numbers of descriptors in a scan, by known space */
@@ -49,8 +51,10 @@ struct recovery {
 
 /* NULL: none of this digest was seen yet */
 struct known_space *recovery_space(struct recovery *r, const uint8_t digest[16]);
-/* payload: the descriptor's bytes, checked against the record's hash; n 0: unreadable. NULL: no memory, or too many. */
-struct known_space *recovery_learn_space(struct recovery *r, const uint8_t digest[16], const void *payload, size_t n);
+/* The descriptor that a segment has of it is to be read. */
+bool recovery_wants_space(struct recovery *r, const uint8_t digest[16], uint32_t segment);
+/* payload: the descriptor's bytes, checked against the record's hash; n 0: unreadable. */
+void recovery_learn_space(struct recovery *r, const uint8_t digest[16], uint32_t segment, const void *payload, size_t n);
 /* Is what lies at a later than (generation, page), in the order of writing? */
 bool recovery_later(const struct nvme *n, struct record_at a, uint64_t generation, uint32_t page);
 void recovery_block(struct recovery *r, struct known_space *k, const struct footer_entry *e, uint32_t segment, uint64_t generation);

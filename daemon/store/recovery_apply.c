@@ -12,29 +12,47 @@ struct known_space *recovery_space(struct recovery *r, const uint8_t digest[16])
         return NULL;
 }
 
-/* payload: the descriptor's bytes, checked against the record's hash; n 0: unreadable. NULL: no memory, or too many. */
-struct known_space *recovery_learn_space(struct recovery *r, const uint8_t digest[16], const void *payload, size_t n)
+bool recovery_wants_space(struct recovery *r, const uint8_t digest[16], uint32_t segment)
 {
-        struct nvme *v = r->device->nvme;
-        struct space_descriptor sd;
-        uint8_t real[16];
+        const struct known_space *k = recovery_space(r, digest);
 
+        return k ? !k->space && !k->refused && k->tried != segment : !r->spaces_full;
+}
+
+static struct known_space *new_space(struct recovery *r, const uint8_t digest[16])
+{
         if (r->n_spaces == r->max_spaces) {
                 uint32_t max = r->max_spaces ? 2 * r->max_spaces : 16;
                 struct known_space *grown = max <= SPACES_MAX ? reallocarray(r->spaces, max, sizeof *grown) : NULL;
-                if (!grown)
+                if (!grown) {
+                        r->spaces_full = true;
                         return NULL;
+                }
                 r->spaces = grown;
                 r->max_spaces = max;
         }
         struct known_space *k = &r->spaces[r->n_spaces++];
         *k = (struct known_space){};
         memcpy(k->digest, digest, 16);
+        return k;
+}
+
+void recovery_learn_space(struct recovery *r, const uint8_t digest[16], uint32_t segment, const void *payload, size_t n)
+{
+        struct known_space *k = recovery_space(r, digest) ?: new_space(r, digest);
+        struct nvme *v = r->device->nvme;
+        struct space_descriptor sd;
+        uint8_t real[16];
+
+        if (!k)
+                return;
+        k->tried = segment;
         if (!n)
-                return k;
+                return;
+        k->refused = true;
         space_digest(real, payload, n);
         if (memcmp(real, digest, 16) || space_descriptor_decode(payload, n, &sd) != 0)
-                return k;
+                return;
         struct tenant *t = tenant_get(v->tenants, v->conf, sd.tenant);
         struct space *s = NULL;
         bool created;
@@ -47,7 +65,6 @@ struct known_space *recovery_learn_space(struct recovery *r, const uint8_t diges
                 }
         }
         space_descriptor_deinit(&sd);
-        return k;
 }
 
 /* entries */

@@ -457,11 +457,11 @@ static uint32_t pick(struct nvme_device *d)
         if (!v)
                 return SEGMENT_NONE;
         for (uint32_t k = 0; k < d->sb.n_segments; k++)
-                if (d->segments[k].state != SEGMENT_FREE && d->segments[k].generation && d->segments[k].generation < oldest)
+                if (d->segments[k].state > SEGMENT_FREE && d->segments[k].generation < oldest)
                         oldest = d->segments[k].generation;
         /* the newest says which generation is the next: without it one could be given twice */
         for (uint32_t k = 0; k < d->sb.n_segments; k++)
-                if (d->segments[k].state != SEGMENT_FREE)
+                if (d->segments[k].state > SEGMENT_FREE) /* not one that could not be read: its generation is not known */
                         newest = MAX(newest, d->segments[k].generation);
         for (uint32_t k = 0; k < d->sb.n_segments; k++) {
                 const struct segment *s = &d->segments[k];
@@ -474,6 +474,11 @@ static uint32_t pick(struct nvme_device *d)
         i = d->nvme->pick(v, (uint32_t)d->sb.n_segments);
         free(v);
         return i < 0 ? SEGMENT_NONE : (uint32_t)i;
+}
+
+bool recycle_sweeps(const struct nvme_device *d)
+{
+        return d->recycle && d->recycle->phase == PHASE_SWEEP;
 }
 
 void recycle_some(struct nvme_device *d)

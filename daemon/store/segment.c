@@ -108,6 +108,7 @@ static struct log *log_new(struct nvme_device *d, uint32_t segment)
         l->segment = segment;
         l->end_page = 1;
         list_init(&l->order.link);
+        list_init(&l->writes);
         list_init(&l->held);
         list_append(&d->logs, &l->link);
         return l;
@@ -197,6 +198,29 @@ static void footer_flushed(struct nvme_io *io, int r, void *arg)
         log_closed(l);
 }
 
+static void sync_part_done(struct nvme_sync *s, int r);
+
+/* Without the footer a scan finds nothing behind the hole: what lies there is taken out, and who waits for it is told. */
+static void lose_behind_hole(struct log *l, int r)
+{
+        struct nvme_device *d = l->device;
+        struct nvme *n = d->nvme;
+
+        for (uint32_t k = 0; k < l->n_entries; k++) {
+                const struct footer_entry *e = &l->entries[k];
+                uint32_t i = POOL_NONE;
+                for (uint32_t s = 0; s < l->n_spaces && e->type == RECORD_BLOCK && e->page > l->hole_page; s++)
+                        if (l->spaces[s].entry == e->space)
+                                i = catalog_find_live(&n->catalog, l->spaces[s].space, e->shard, e->key);
+                struct record_at at = i != POOL_NONE ? entry_place(catalog_at(&n->catalog, i)) : (struct record_at){};
+                if (i != POOL_NONE && at.device == d->i && at.segment == l->segment && at.page == e->page)
+                        nvme_forget(n, i, KVT_WHY_EVICTED);
+        }
+        list_for_each_safe (s, &d->syncs, struct nvme_sync, link)
+                if (s->serial >= l->order.serial)
+                        sync_part_done(s, r == -ENOSPC ? KVT_E_NO_SPACE : KVT_E_IO);
+}
+
 static void footer_written(struct nvme_io *io, int r, void *arg)
 {
         struct log *l = arg;
@@ -209,6 +233,8 @@ static void footer_written(struct nvme_io *io, int r, void *arg)
                 d->n_write_errors = 0;
         if (r == 0 && l->broken && device_io(d, RING_FLUSH, NULL, 0, 0, footer_flushed, l))
                 return;
+        if (r < 0 && l->broken && device_alive(d))
+                lose_behind_hole(l, r);
         log_closed(l);
 }
 
@@ -235,8 +261,17 @@ static void records_flushed(struct nvme_io *io, int r, void *arg)
         if (!device_io(d, RING_WRITE, l->page, format_segment_offset(&d->sb, l->segment) + d->sb.segment_bytes - n, n, footer_written, l)) {
                 buffers_give(&d->buffers, l->page, n);
                 l->page = NULL;
-                log_closed(l);
+                l->closing = false; /* likewise; when the device is gone log_settle() ends it */
         }
+}
+
+void log_retry(struct nvme_device *d)
+{
+        list_for_each (l, &d->logs, struct log, link)
+                if (l->full && !l->closing && !l->n_writes && !l->page) {
+                        log_settle(d);
+                        return;
+                }
 }
 
 static void close_log(struct log *l)
@@ -343,7 +378,7 @@ static void start_sync(struct nvme *n, struct nvme_sync_all *s, bool with_drops)
         for (uint32_t i = 0; i < n->n_devices; i++) {
                 struct nvme_device *d = n->devices[i];
                 bool drops = with_drops && nvme_drops_wait(n, d, n->drops_serial);
-                if (drops && d->state == DEVICE_OPENING)
+                if (drops && (d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING))
                         s->result = KVT_E_AGAIN;
                 if (!device_alive(d) || (d->serial <= d->flushed && !drops))
                         continue;

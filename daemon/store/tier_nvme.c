@@ -1,7 +1,7 @@
 /* The NVMe tier as the engine sees it: finding and reading records, taking them out, remembering that they are out. */
 #include <string.h>
 
-#include "daemon/store/recovery.h"
+#include "daemon/store/tier_nvme.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
@@ -10,7 +10,7 @@ enum { DROPS_A_RECORD = FORMAT_PAGE_BYTES / sizeof(struct drop_entry), DROPS_MAX
 
 static bool readable(const struct nvme_device *d)
 {
-        return d->segments && (d->state == DEVICE_SERVING || d->state == DEVICE_DRAINING || d->state == DEVICE_RECOVERING);
+        return d->segments && !d->detach && (d->state == DEVICE_SERVING || d->state == DEVICE_DRAINING || d->state == DEVICE_RECOVERING);
 }
 
 uint32_t nvme_find(const struct nvme *n, const struct space *s, uint32_t shard, const uint8_t key[16])
@@ -128,7 +128,7 @@ int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
 
         r->at = entry_place(e);
         d = r->device = n->devices[r->at.device];
-        if (!readable(d))
+        if (!readable(d) || (d->detach && d->state == DEVICE_DRAINING)) /* who never stops reading must not keep it from going */
                 return KVT_E_MISS;
         r->generation = d->segments[r->at.segment].generation;
         r->result = 0;
@@ -212,6 +212,8 @@ struct drops {
         struct space *space; /* kept open */
         uint32_t device;
         uint32_t n;
+        bool late; /* the device was not there yet, or a write failed: newer records of what they name may be there by now */
+        bool failed;
         uint64_t serial; /* of the first of them */
         struct nvme_write write;
         struct nvme *nvme;
@@ -238,22 +240,53 @@ static void drops_written(struct nvme_write *w, int r)
                 drops_free(p);
                 return;
         }
+        p->late = p->failed = true;
         list_append(&p->nvme->drops, &p->link); /* again, elsewhere: errors in a row fail the device */
         list_for_each (s, &p->nvme->devices[p->device]->syncs, struct nvme_sync, link)
                 if (s->drops_serial >= p->serial)
                         s->serial = UINT64_MAX;
 }
 
-/* A device that was away when it was said has brought back what it voids. */
+/* The device was away when it was said, and has brought back what it voids. */
 static void take_out_dropped(struct nvme *n, const struct drops *p)
 {
         for (uint32_t k = 0; k < p->n; k++) {
                 const struct drop_entry *e = &p->entries[k];
                 uint32_t i = e->what == 2 ? catalog_find_live(&n->catalog, p->space->id, e->shard, e->key) : POOL_NONE;
-                if (i != POOL_NONE && entry_place(catalog_at(&n->catalog, i)).device == p->device &&
-                    !recovery_later(n, entry_place(catalog_at(&n->catalog, i)), p->write.generation, p->write.at.page))
+                if (i != POOL_NONE && entry_place(catalog_at(&n->catalog, i)).device == p->device)
                         nvme_forget(n, i, KVT_WHY_DROPPED);
         }
+}
+
+/* A record of it is being written that was begun after the drop: those from before are void, and what is moved is what was there. */
+static bool is_coming(const struct nvme *n, const struct space *s, const struct drop_entry *drop)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                list_for_each (l, &n->devices[i]->logs, struct log, link)
+                        list_for_each (w, &l->writes, struct nvme_write, link)
+                                if (w->type == RECORD_BLOCK && w->space == s && !w->is_void && !w->from.n_pages &&
+                                    (drop->what == 1 || (w->shard == drop->shard && !memcmp(w->key, drop->key, 16))))
+                                        return true;
+        return false;
+}
+
+/* A drop voids what lies before it. One that comes late must not void what was put since; and the newest record of a part counts anyway. */
+static void take_late_out(struct nvme *n, struct drops *p)
+{
+        uint32_t left = 0;
+
+        for (uint32_t i = 0; i < p->n; i++) {
+                const struct drop_entry *e = &p->entries[i];
+                bool newer = e->what == 1 ? p->failed && (p->space->n_records || is_coming(n, p->space, e))
+                                          : catalog_find_live(&n->catalog, p->space->id, e->shard, e->key) != POOL_NONE ||
+                                                    is_coming(n, p->space, e);
+                if (!newer)
+                        p->entries[left++] = *e;
+                else if (e->what == 1)
+                        log_limited(LOG_WARNING,
+                                    "What was purged from an NVMe device may be back after a restart: it could not be written down");
+        }
+        p->n = left;
 }
 
 bool nvme_write_drops(struct nvme *n)
@@ -263,6 +296,14 @@ bool nvme_write_drops(struct nvme *n)
                 struct nvme_device *d = n->devices[p->device];
                 if (d->state != DEVICE_SERVING) /* it may come back */
                         continue;
+                if (p->late && !p->failed)
+                        take_out_dropped(n, p);
+                if (p->late)
+                        take_late_out(n, p);
+                if (!p->n) {
+                        drops_free(p);
+                        continue;
+                }
                 *w = (struct nvme_write){.space = p->space, .type = RECORD_DROP, .done = drops_written};
                 w->raw_bytes = w->stored_bytes = p->n * sizeof *p->entries;
                 int r = nvme_write_begin_on(d, w);
@@ -273,7 +314,6 @@ bool nvme_write_drops(struct nvme *n)
                 if (r != 0)
                         return false;
                 list_remove(&p->link); /* drops_free() unlinks it once more, from itself */
-                take_out_dropped(n, p);
                 memset(record_payload(w->header), 0, (size_t)(w->n_pages - w->header->header_pages) * FORMAT_PAGE_BYTES);
                 memcpy(record_payload(w->header), p->entries, w->stored_bytes);
                 d->segments[w->at.segment].has_drops = true;
@@ -293,11 +333,12 @@ bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t
 static void add_drop(struct nvme *n, struct space *s, uint32_t device, const struct drop_entry *e)
 {
         struct drops *p = NULL;
+        bool late = n->devices[device]->state != DEVICE_SERVING;
 
         struct list *l = n->drops.prev;
         for (int steps = 0; !p && l != &n->drops && steps < 64; steps++, l = l->prev) { /* it is among the last, or a record is not full */
                 struct drops *last = container_of(l, struct drops, link);
-                if (last->space == s && last->device == device && last->n < DROPS_A_RECORD)
+                if (last->space == s && last->device == device && last->n < DROPS_A_RECORD && last->late == late && !last->failed)
                         p = last;
         }
         if (!p) {
@@ -308,6 +349,7 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                 p->nvme = n;
                 p->space = s;
                 p->device = device;
+                p->late = late;
                 s->n_open++;
                 n->n_drops++;
                 p->serial = ++n->drops_serial;

@@ -80,6 +80,7 @@ struct log { /* a segment that is being written */
         bool ready; /* its header is on stable storage */
         bool full; /* takes no more */
         bool broken; /* a write failed: it needs its footer on stable storage before later records count as durable */
+        uint32_t hole_page; /* if it is broken: where the first of those lies */
         uint32_t n_writes; /* under way */
         struct footer_entry *entries; /* owned */
         uint32_t n_entries, max_entries;
@@ -89,6 +90,7 @@ struct log { /* a segment that is being written */
                 int result; /* of its write; 1: under way */
         } * spaces; /* owned */
         uint32_t n_spaces, max_spaces;
+        struct list writes; /* of struct nvme_write: all that are under way */
         struct list held; /* of struct nvme_write: written, but what describes their space is not yet */
         struct write_order order;
 };
@@ -113,6 +115,7 @@ struct nvme_write {
         struct record_at at;
         uint64_t generation;
         struct write_order order;
+        struct list link; /* in log.writes */
         struct list held; /* in log.held */
         bool counted; /* of n_user_bytes rather than of moves */
         bool is_void; /* must not become visible: dropped meanwhile */
@@ -196,6 +199,7 @@ struct nvme_device {
         struct scrub *scrub; /* owned */
         struct job open_job; /* worker: opening and closing block */
         int open_result;
+        uint64_t excused_usec; /* what is under way has time until then at least */
         uint64_t retry_usec; /* when to try again to lock it; 0: not */
         uint32_t n_retries;
         bool open_busy, detach, block_device, hangs, no_discard, unflushable;
@@ -332,6 +336,7 @@ void device_fail(struct nvme_device *d, bool readable, const char *format, ...) 
 /* A flush failed: what was written since the last good one may be lost, and nothing more can be made durable. */
 void device_unflushable(struct nvme_device *d);
 void device_close(struct nvme_device *d);
+bool device_is_read(const struct nvme_device *d); /* somebody holds what was read from it, or waits for it */
 void device_submit_open(struct nvme_device *d);
 void device_count_error(struct nvme_device *d, bool write);
 /* A write came back with -errno r: a file system without room is no failing device. */
@@ -367,6 +372,7 @@ uint32_t device_record_pages_max(const struct nvme_device *d);
 
 /* log: the write side */
 void log_settle(struct nvme_device *d); /* after a write or flush came back: what waits for it goes on */
+void log_retry(struct nvme_device *d); /* once a pass: a log that could not be closed for lack of memory */
 /* now: something is to be written. Else only what is needed soon is opened. */
 void log_open_ahead(struct nvme_device *d, bool now);
 void log_free_all(struct nvme_device *d);
@@ -375,6 +381,7 @@ void log_close_scanned(struct nvme_device *d, uint32_t segment, struct footer_en
 
 /* recycle */
 void recycle_some(struct nvme_device *d);
+bool recycle_sweeps(const struct nvme_device *d); /* it does not wait for anything */
 void recycle_free(struct nvme_device *d);
 
 /* recovery, scrub */

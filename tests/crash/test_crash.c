@@ -38,6 +38,7 @@ struct op {
 static struct world {
         struct store st;
         unsigned seed;
+        bool faulty; /* some writes and flushes fail */
         struct block_model blocks[BLOCKS];
         struct op ops[OPS];
         struct nvme_sync_all sync;
@@ -422,6 +423,8 @@ static void act(void)
                 sync_one();
         else if (what < 992)
                 purge_one(any(&w.st, N_SPACES));
+        else if (w.faulty)
+                sim_fail(w.st.disk, any(&w.st, 8) ? RING_WRITE : RING_FLUSH, 1 + any(&w.st, 12), any(&w.st, 4) ? -EIO : -ENOSPC);
 }
 
 static bool chain_is(uint32_t b, bool must)
@@ -520,6 +523,7 @@ static void run_seed(unsigned seed)
 
         new_world(seed);
         rounds = 2 + any(&w.st, 5);
+        w.faulty = !any(&w.st, 3);
         for (uint32_t round = 0; round < rounds; round++) {
                 store_open(&w.st);
                 if (round && !any(&w.st, 6)) { /* while it recovers */

@@ -143,6 +143,64 @@ static void test_space_goes_with_its_last_record(void **state)
         CHECK_EQ(st.e.tenants.n_spaces, n);
 }
 
+/* What was begun comes to its end, and nothing new begins: a device that is read all the time can be detached, too. */
+static void test_detached_while_it_is_read(void **state)
+{
+        struct nvme_device *d = store_device(&st);
+        struct load first = {.space = st.s[SPACE], .done = on_load}, second = first;
+
+        key_make(0, first.key);
+        key_make(1, second.key);
+        status = 1;
+        CHECK_EQ(load_start(&st.e, &first), PUT_PENDING);
+        CHECK_OK(nvme_detach(&st.e.nvme, st.path));
+        CHECK_IS(load_start(&st.e, &second), KVT_E_MISS);
+        CHECK_EQ(d->state, DEVICE_DRAINING);
+        TURN_UNTIL(&st, d->state == DEVICE_DETACHED);
+        CHECK_OK(status);
+        TURN_UNTIL(&st, !d->segments);
+        CHECK_EQ(matched(), 1); /* what came into memory stays */
+        CHECK_OK(block_read(0, 1));
+        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
+        store_serve(&st);
+        CHECK_EQ(matched(), N);
+        for (uint32_t b = 0; b < N; b++)
+                CHECK_OK(block_read(b, 1));
+        store_audit(&st);
+}
+
+/* At each step of a durable put: it is answered, and what it was told holds. */
+static void test_detached_at_any_moment(void **state)
+{
+        enum { STEPS = 40 };
+        struct nvme_device *d = store_device(&st);
+        uint32_t n_durable = 0, n_refused = 0;
+
+        for (uint32_t i = 0; i < STEPS; i++) {
+                uint32_t b = 10 + i;
+                uint8_t key[16];
+                int r;
+                CHECK_OK(block_put(b, ROOT, 1));
+                key_make(b, key);
+                status = 1;
+                CHECK(durable_start(&st.e, st.s[SPACE], 0, key, on_durable, NULL, &r));
+                for (uint32_t k = 0; k < i; k++)
+                        store_turn(&st, 1);
+                CHECK_OK(nvme_detach(&st.e.nvme, st.path));
+                TURN_UNTIL(&st, status != 1 && d->state == DEVICE_DETACHED && !d->segments);
+                r = status;
+                CHECK(r == 0 || r == KVT_E_NO_DEVICE || r == KVT_E_IO || r == KVT_E_AGAIN);
+                n_durable += r == 0;
+                n_refused += r != 0;
+                store_audit(&st);
+                CHECK_OK(nvme_attach(&st.e.nvme, st.path));
+                store_serve(&st);
+                CHECK(r != 0 || record_of(b) != POOL_NONE);
+        }
+        CHECK(n_durable && n_refused);
+        CHECK_EQ(matched(), N);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -152,6 +210,8 @@ int main(void)
                 cmocka_unit_test_setup_teardown(test_device_that_hangs_while_it_is_recovered, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_errors_fail_a_device_that_is_recovered, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_space_goes_with_its_last_record, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_detached_while_it_is_read, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_detached_at_any_moment, setup, teardown),
         };
 
         assert_bind_loop();

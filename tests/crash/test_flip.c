@@ -60,7 +60,7 @@ static int setup(void **state)
         struct superblock *sb;
 
         log_set_level("warning");
-        store_init(&st, 3, 8, "nvme_admit_hits=0\n");
+        store_init(&st, 3, 6, "nvme_admit_hits=0\n");
         store_open(&st);
         store_serve(&st);
         sb = &store_device(&st)->sb;

@@ -19,7 +19,7 @@ struct sim_ring {
         struct list submitted; /* of struct ring_op, by job.link: not kicked yet */
 };
 
-static struct sim_disk *installed;
+static struct sim_disk *installed, *second;
 
 /* images */
 
@@ -177,6 +177,9 @@ static int carry_out(struct sim_disk *d, struct sim_op *o)
                 d->n_writes++;
                 if (memcmp(o->data, op->buf, op->bytes))
                         check_failed(__FILE__, __LINE__, "what is written at %llu changed under way", (unsigned long long)op->offset);
+                if (d->bad_write_bytes && op->offset < d->bad_write_offset + d->bad_write_bytes &&
+                    d->bad_write_offset < op->offset + op->bytes)
+                        return -EIO;
                 if (is_full(d, op))
                         return -ENOSPC;
                 image_copy_in(d->now, op->offset, o->data, op->bytes);
@@ -221,6 +224,7 @@ static int sim_close(struct ring *r, uint64_t wait_usec)
         struct sim_ring *s = container_of(r, struct sim_ring, ring);
         struct sim_disk *d = s->disk;
 
+        d->n_rings--;
         if (d->hangs) { /* for ever: they are forgotten here, and left alone there */
                 list_for_each_safe (o, &d->ops, struct sim_op, link)
                         if (o->ring == s)
@@ -244,7 +248,8 @@ static int sim_open(struct ring **ret, int fd, void *arena, size_t n_arena, stru
 
         CHECK(s && installed);
         s->ring = (struct ring){.ops = &ops, .queue = q, .fd = fd};
-        s->disk = installed;
+        s->disk = second && installed->n_rings ? second : installed;
+        s->disk->n_rings++;
         list_init(&s->submitted);
         *ret = &s->ring;
         return 0;
@@ -363,8 +368,14 @@ struct sim_disk *sim_disk_free(struct sim_disk *d)
         return NULL;
 }
 
+void sim_install_second(struct sim_disk *d)
+{
+        second = d;
+}
+
 void sim_install(struct sim_disk *d)
 {
         installed = d;
+        second = NULL;
         ring_set_open(d ? sim_open : NULL);
 }

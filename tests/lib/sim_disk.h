@@ -23,6 +23,7 @@ struct sim_disk {
         uint8_t **now, **stable; /* pages, owned; NULL: zeros */
         struct list ops; /* of struct sim_op: under way */
         uint32_t n_ops;
+        uint32_t n_rings;
         struct sim_write *doubts; /* owned */
         uint32_t n_doubts, max_doubts;
         uint64_t serial;
@@ -34,6 +35,7 @@ struct sim_disk {
         uint64_t
                 full_segment_bytes; /* -ENOSPC for writes to segments (of this size, from 1 MiB on) that were never written; 0: there is room */
         uint64_t bad_offset, bad_bytes; /* reads that touch this are -EIO */
+        uint64_t bad_write_offset, bad_write_bytes; /* likewise, writes */
         bool hangs; /* what is under way, or comes, does not come back */
         uint64_t n_reads, n_writes, n_flushes;
         uint64_t n_landed, n_vanished, n_torn, n_garbage; /* by crashes */
@@ -43,6 +45,8 @@ struct sim_disk *sim_disk_new(uint64_t bytes, unsigned seed);
 struct sim_disk *sim_disk_free(struct sim_disk *d); /* no ring is open */
 /* All rings are opened on this disk from now on; NULL: on the file again. */
 void sim_install(struct sim_disk *d);
+/* But a second one, opened while the first is, on this. */
+void sim_install_second(struct sim_disk *d);
 /* At most n operations come back. Returns how many are still under way. */
 uint32_t sim_step(struct sim_disk *d, uint32_t n);
 /* The power is cut: what is in doubt is decided, and what is under way fails without a trace. */

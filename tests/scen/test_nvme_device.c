@@ -104,7 +104,7 @@ static void test_another_segment_size_in_the_configuration(void **state)
                 CHECK(device_see(&d, 1, &v));
                 CHECK_EQ(v.segment_bytes, 4 << 20);
                 CHECK_OK(device_do(&d, DETACH, other));
-                WAIT_FOR(device_is(&d, 1, "detached"), 5000);
+                WAIT_FOR(device_is(&d, 1, "detached"), 15000);
         }
         leave();
         daemon_end(&d);
@@ -146,7 +146,7 @@ static void test_clients_need_not_wait_for_recovery(void **state)
         for (uint64_t chain = 1; chain <= CHAINS; chain++)
                 put_durable(chain);
         daemon_kill(&d);
-        preload_io("KVT_READ_USEC=20000");
+        preload_io("KVT_READ_USEC=12000");
         daemon_restart(&d);
         while (device_is(&d, 0, "opening") || device_is(&d, 0, "recovering")) {
                 uint64_t chain = 1 + n_asked++ % CHAINS, now = check_now_usec();
@@ -340,7 +340,7 @@ static void test_detached_and_attached_under_load(void **state)
                 n_before = clients[0].shared->n_answers;
                 WAIT_FOR(__atomic_load_n(&clients[0].shared->n_answers, __ATOMIC_RELAXED) > n_before + 5, 10000);
                 CHECK_OK(device_do(&d, DETACH, path));
-                WAIT_FOR(device_is(&d, 0, "detached"), 5000);
+                WAIT_FOR(device_is(&d, 0, "detached"), 15000);
                 n_before = clients[0].shared->n_answers; /* nobody is held up */
                 WAIT_FOR(__atomic_load_n(&clients[0].shared->n_answers, __ATOMIC_RELAXED) > n_before + 5, 10000);
                 WAIT_FOR(device_do(&d, ATTACH, path) == 0, 5000);
@@ -357,7 +357,7 @@ static void test_detached_and_attached_under_load(void **state)
         CHECK(n_durable > 0 && n_refused > 0);
         check_promises(clients); /* served warm */
         CHECK_OK(device_do(&d, DETACH, path));
-        WAIT_FOR(device_is(&d, 0, "detached"), 5000);
+        WAIT_FOR(device_is(&d, 0, "detached"), 15000);
         CHECK_EQ(device_records(&d), 0);
         CHECK_OK(device_do(&d, ATTACH, path));
         WAIT_FOR(device_is(&d, 0, "serving"), 5000);
