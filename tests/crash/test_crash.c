@@ -38,7 +38,8 @@ struct op {
 static struct world {
         struct store st;
         unsigned seed;
-        bool faulty; /* some writes and flushes fail */
+        bool faulty; /* some writes and flushes fail, and now and then it hangs */
+        bool hung;
         struct block_model blocks[BLOCKS];
         struct op ops[OPS];
         struct nvme_sync_all sync;
@@ -198,7 +199,7 @@ static void on_got(struct engine *e, struct get *g, int r)
         if (r == 0) {
                 check_content(slot_of(o), o->block, o->shard, o->min);
                 n_loads++;
-        } else if (r == KVT_E_CORRUPT || r == KVT_E_IO) {
+        } else if (r == KVT_E_CORRUPT || (r == KVT_E_IO && !w.hung)) {
                 wrong("a read failed on a disk without faults", o->block, o->shard);
         }
         w.verified = r;
@@ -227,7 +228,7 @@ static void on_loaded(struct engine *e, struct load *l, int r)
 
         if (w.st.crashed)
                 return;
-        if (r == KVT_E_CORRUPT || r == KVT_E_IO)
+        if (r == KVT_E_CORRUPT || (r == KVT_E_IO && !w.hung))
                 wrong("a load failed on a disk without faults", o->block, o->shard);
         w.verified = r;
         o->kind = OP_IDLE;
@@ -398,6 +399,24 @@ static bool match_one(uint32_t b, bool probe)
         return get_match(&w.st.e, space_of(chain[0]), keys, n, probe, &stop) == n;
 }
 
+/* It hangs for so long that it is given up, then goes on, and is attached again. */
+static void hang_once(void)
+{
+        struct nvme_device *d = store_device(&w.st);
+
+        if (list_empty(&d->ios))
+                return;
+        w.hung = w.st.disk->hangs = true;
+        w.st.e.now_usec += 31 * USEC_PER_SEC;
+        engine_expire(&w.st.e);
+        CHECK_EQ(d->state, DEVICE_FAILED);
+        for (uint32_t turns = any(&w.st, 5); turns; turns--)
+                store_turn(&w.st, 4);
+        w.st.disk->hangs = false;
+        TURN_UNTIL(&w.st, nvme_attach(&w.st.e.nvme, w.st.path) == 0);
+        store_audit(&w.st);
+}
+
 /* a round: work, crash, look */
 
 static void act(void)
@@ -423,6 +442,8 @@ static void act(void)
                 sync_one();
         else if (what < 992)
                 purge_one(any(&w.st, N_SPACES));
+        else if (w.faulty && what == 999 && !any(&w.st, 2))
+                hang_once();
         else if (w.faulty)
                 sim_fail(w.st.disk, any(&w.st, 8) ? RING_WRITE : RING_FLUSH, 1 + any(&w.st, 12), any(&w.st, 4) ? -EIO : -ENOSPC);
 }
