@@ -11,6 +11,8 @@
 
 #define N(array) (sizeof(array) / sizeof *(array))
 
+enum { POLL_USEC = 20000 };
+
 static uint64_t whole(const json_t *object, const char *field)
 {
         return (uint64_t)json_number_value(json_object_get(object, field));
@@ -107,6 +109,40 @@ static int absolute_path(struct ctl *x, const char *path, char **ret)
         return EXIT_OK;
 }
 
+/* The daemon answers when it has begun. What is said here is how it ended, so that the exit status can be relied on, and what comes next in a script
+ * finds the device attached, or let go of. */
+static int wait_device(struct ctl *x, Kvtier__DeviceDo action, const char *path)
+{
+        for (uint64_t waited = 0;; waited += POLL_USEC) {
+                bool opening = false, failed = false, gone = true;
+                char state[16] = "", detail[256] = "";
+                json_t *rows, *row;
+                size_t i;
+                int code = query_list(x, KVTIER__LIST_WHAT__LIST_DEVICES, &rows);
+
+                if (code)
+                        return code;
+                json_array_foreach(rows, i, row)
+                {
+                        if (strcmp(json_string_value(json_object_get(row, "path")), path) != 0)
+                                continue;
+                        snprintf(state, sizeof(state), "%s", json_string_value(json_object_get(row, "state")));
+                        snprintf(detail, sizeof(detail), "%s", json_string_value(json_object_get(row, "detail")));
+                        opening = strcmp(state, "opening") == 0;
+                        failed = strcmp(state, "failed") == 0;
+                        gone = strcmp(state, "detached") == 0;
+                }
+                json_decref(rows);
+                if (action == KVTIER__DEVICE_DO__DEVICE_ATTACH && failed)
+                        return ctl_fail(x, 0, "%s: %s", path, detail);
+                if (action == KVTIER__DEVICE_DO__DEVICE_ATTACH ? !opening : gone)
+                        return EXIT_OK;
+                if (waited >= x->o.timeout)
+                        return ctl_fail(x, KVT_E_TIMEOUT, "%s is still %s", path, *detail ? detail : state);
+                usleep(POLL_USEC);
+        }
+}
+
 static int device_do_path(struct ctl *x, Kvtier__DeviceDo action, const char *done)
 {
         char *path = NULL;
@@ -118,6 +154,8 @@ static int device_do_path(struct ctl *x, Kvtier__DeviceDo action, const char *do
         if (code)
                 return code;
         code = device_do(x, action, path);
+        if (code == EXIT_OK)
+                code = wait_device(x, action, path);
         if (code == EXIT_OK && x->o.json)
                 code = ctl_print_json(x, json_pack("{s:o}", done, json_clean(path)));
         free(path);

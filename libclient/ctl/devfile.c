@@ -43,8 +43,9 @@ int devfile_open(struct ctl *x, const char *path, bool writes, bool create, stru
                 return ctl_fail(x, 0, "%s is in use: mounted, or by a daemon", path);
         if (d.fd < 0)
                 return ctl_fail(x, d.fd, "cannot open %s", path);
-        if (flock(d.fd, (writes ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0)
-                r = -errno;
+        /* what a daemon has let go of may be locked for a moment: the kernel takes its rings apart in the background */
+        for (int i = 0; (r = flock(d.fd, (writes ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0 ? -errno : 0) == -EWOULDBLOCK && i < 20; i++)
+                usleep(25000);
         if (r == -EWOULDBLOCK) {
                 ctl_fail(x, 0, "%s is in use by a daemon", path);
                 devfile_close(&d);

@@ -222,6 +222,30 @@ asked "1 $PWD/some/x"
 ctl 0 attach x --json
 json "v['attached'] == '$PWD/x'"
 asked "0 $PWD/x"
+# how it ended is waited for
+cp "$dir/devices" "$dir/before"
+cat > "$dir/devices" << 'PYTHON'
+[{1: "/x", 2: "opening"}, {1: "/y", 2: "failed", 3: "other"}]
+[{1: "/x", 2: "failed", 3: "it is blank"}]
+PYTHON
+ctl 1 attach /x
+says '/x: it is blank$'
+cat > "$dir/devices" << 'PYTHON'
+[{1: "/x", 2: "opening"}]
+[{1: "/x", 2: "recovering"}]
+PYTHON
+ctl 0 attach /x
+cat > "$dir/devices" << 'PYTHON'
+[{1: "/x", 2: "draining", 3: "being detached"}]
+[{1: "/x", 2: "draining", 3: "being detached"}]
+[{1: "/x", 2: "detached"}]
+PYTHON
+ctl 0 detach /x
+echo '[{1: "/x", 2: "draining", 3: "being detached"}]' > "$dir/devices"
+ctl 1 detach /x --timeout 0.2
+says '/x is still being detached'
+cp "$dir/before" "$dir/devices"
+rm -f "$dir/asked"
 ctl 2 attach ''
 says 'the path is empty'
 ctl 0 flush
