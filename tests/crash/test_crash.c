@@ -477,11 +477,20 @@ static bool is_back(uint32_t b)
         return true;
 }
 
+static bool puts_are_over(void)
+{
+        for (uint32_t i = 0; i < OPS; i++)
+                if (w.ops[i].kind == OP_PUT)
+                        return false;
+        return true;
+}
+
 /* acted: clients did something since the start */
 static void look(bool acted)
 {
         bool must[BLOCKS], flushed[BLOCKS], back[BLOCKS];
 
+        TURN_UNTIL(&w.st, puts_are_over()); /* what is put once more, before its record was found, is not whole meanwhile */
         looking = true;
         for (uint32_t b = 0; b < BLOCKS; b++) {
                 must[b] = chain_is(b, true);
