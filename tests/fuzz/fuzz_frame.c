@@ -34,7 +34,7 @@ static struct client {
         bool deaf; /* does not read its answers */
         bool rude; /* does not acknowledge */
 } clients[N_CLIENTS];
-static struct known known; /* what clients were told: spaces, leases, reservations */
+static struct told known; /* what clients were told: spaces, leases, reservations */
 
 /* time: CLOCK_MONOTONIC stands still while an input runs, but for steps, and a microsecond each time that somebody looks */
 
@@ -565,7 +565,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 
         running = true;
         ahead_usec = 0;
-        known = (struct known){};
+        known = (struct told){};
         server_start();
         clients_begin();
         for (int i = 0; in.n && i < N_STEPS; i++) {
