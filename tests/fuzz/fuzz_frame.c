@@ -491,6 +491,8 @@ static void end(void)
                         ;
                 run_all_jobs();
                 FUZZ_CHECK(!t->n_records && !t->record_bytes);
+                FUZZ_CHECK(!nvme_drops_writable(&e->nvme)); /* those that are left wait for devices that are away */
+                nvme_drops_free(&e->nvme);
                 FUZZ_CHECK(!t->n_blocks && !t->used_bytes && !t->payload_bytes && !t->held_bytes && !t->staging_bytes && !t->retired_bytes);
                 list_for_each (s, &e->tenants.spaces, struct space, link)
                         if (s->tenant == t)
