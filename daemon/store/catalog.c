@@ -201,17 +201,20 @@ uint32_t catalog_find_live(const struct catalog *c, uint32_t space, uint32_t sha
         return i != POOL_NONE && entry_live(catalog_at(c, i)) ? i : POOL_NONE;
 }
 
+static uint32_t known_place(uint32_t i)
+{
+        return i * 0x9e3779b1u / (UINT32_MAX / CATALOG_KNOWN + 1);
+}
+
 static bool is_known(const struct catalog *c, uint32_t i)
 {
-        uint32_t k = i % CATALOG_KNOWN;
-
-        return c->known->at[k].entry == i && c->known->at[k].epoch == c->epoch;
+        return c->known->at[known_place(i)].entry == i && c->known->at[known_place(i)].epoch == c->epoch;
 }
 
 static void set_known(const struct catalog *c, uint32_t i, uint32_t epoch)
 {
-        c->known->at[i % CATALOG_KNOWN].entry = i;
-        c->known->at[i % CATALOG_KNOWN].epoch = epoch;
+        c->known->at[known_place(i)].entry = i;
+        c->known->at[known_place(i)].epoch = epoch;
 }
 
 /* i is not LIVE any more: nor is anything below it reachable. */
