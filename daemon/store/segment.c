@@ -347,7 +347,8 @@ static void settle_syncs(struct nvme_device *d)
         list_for_each_safe (s, &d->syncs, struct nvme_sync, link) {
                 if (s->serial <= d->flushed)
                         sync_part_done(s, 0);
-                else if (!device_alive(d) || d->unflushable)
+                else if (!device_alive(d) || d->unflushable ||
+                         (s->serial == UINT64_MAX && d->state != DEVICE_SERVING)) /* drops cannot be written */
                         sync_part_done(s, KVT_E_IO);
                 else
                         wants |= s->serial <= settled;

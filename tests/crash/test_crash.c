@@ -47,7 +47,8 @@ static struct world {
         uint32_t sync_epochs[BLOCKS];
         uint8_t sync_mins[BLOCKS][SHARDS];
         bool sync_records[BLOCKS][SHARDS];
-        int verified; /* result of the read under way when looking at what is back; 1: not there yet */
+        const struct op *looked; /* the load begun last */
+        int verified; /* its result of the read under way when looking at what is back; 1: not there yet */
 } w;
 
 static uint64_t n_crashes, n_must, n_flushed, n_flushed_back, n_loads, n_durables, n_gone;
@@ -202,7 +203,8 @@ static void on_got(struct engine *e, struct get *g, int r)
         } else if (r == KVT_E_CORRUPT || (r == KVT_E_IO && !w.hung)) {
                 wrong("a read failed on a disk without faults", o->block, o->shard);
         }
-        w.verified = r;
+        if (o == w.looked)
+                w.verified = r;
         o->kind = OP_IDLE;
 }
 
@@ -217,7 +219,8 @@ static void start_get(struct op *o)
         int r = get_start(&w.st.e, &o->get, space_of(o->block), o->shard, key, w.st.staging, (uint64_t)(slot_of(o) - w.st.staging->base), 0,
                           shapes[w.blocks[o->block].space].n_planes);
         if (r != PUT_PENDING) {
-                w.verified = r;
+                if (o == w.looked)
+                        w.verified = r;
                 o->kind = OP_IDLE;
         }
 }
@@ -230,7 +233,8 @@ static void on_loaded(struct engine *e, struct load *l, int r)
                 return;
         if (r == KVT_E_CORRUPT || (r == KVT_E_IO && !w.hung))
                 wrong("a load failed on a disk without faults", o->block, o->shard);
-        w.verified = r;
+        if (o == w.looked)
+                w.verified = r;
         o->kind = OP_IDLE;
         if (r == 0)
                 start_get(o);
@@ -248,6 +252,7 @@ static bool load_one(uint32_t b, uint32_t shard)
         o->min = w.blocks[b].part[shard].min;
         o->load = (struct load){.space = space_of(b), .shard = shard, .done = on_loaded};
         key_make(b, o->load.key);
+        w.looked = o;
         w.verified = 1;
         int r = load_start(&w.st.e, &o->load);
         if (r != PUT_PENDING)
@@ -472,11 +477,20 @@ static bool is_back(uint32_t b)
         return true;
 }
 
+static bool puts_are_over(void)
+{
+        for (uint32_t i = 0; i < OPS; i++)
+                if (w.ops[i].kind == OP_PUT)
+                        return false;
+        return true;
+}
+
 /* acted: clients did something since the start */
 static void look(bool acted)
 {
         bool must[BLOCKS], flushed[BLOCKS], back[BLOCKS];
 
+        TURN_UNTIL(&w.st, puts_are_over()); /* what is put once more, before its record was found, is not whole meanwhile */
         looking = true;
         for (uint32_t b = 0; b < BLOCKS; b++) {
                 must[b] = chain_is(b, true);
