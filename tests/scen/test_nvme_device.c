@@ -201,7 +201,7 @@ static void attach_full(const struct daemon *d)
 static void test_a_full_file_system(void **state)
 {
         enum { CHAINS = 24, BIG = 131072 };
-        size_t n_durable = 0, n_late = 0, n_full = 0, n_before, n_after;
+        size_t n_durable = 0, n_late = 0, n_before, n_after;
         struct device_seen v;
         struct daemon d;
 
@@ -224,7 +224,6 @@ static void test_a_full_file_system(void **state)
                         if (statuses[i] != 0)
                                 CHECK_IS(statuses[i], KVT_E_NO_SPACE);
                         n_durable += statuses[i] == 0;
-                        n_full += statuses[i] != 0;
                         n_late += statuses[i] == 0 && chain > CHAINS - 4;
                 }
                 CHECK_EQ(pattern_match(&sp, keys, 4), 4); /* memory goes on */
