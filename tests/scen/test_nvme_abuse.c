@@ -254,6 +254,7 @@ static void test_the_end_does_not_wait_for_other_shards(void **state)
         CHECK_EQ(daemon_stop(&d), 0);
         CHECK(check_now_usec() - before < 10000000);
         CHECK_OK(kvt_wait(op, 5000000));
+        kvt_op_free(op);
         CHECK_IS(statuses[0], KVT_E_DRAINING);
         kvt_space_close(sp.s);
         kvt_close(c);
