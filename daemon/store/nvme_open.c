@@ -298,7 +298,7 @@ static int open_device(struct nvme_device *d)
         d->detach = false;
         d->counters = (struct device_counters){};
         d->n_write_errors = 0;
-        d->unflushable = false;
+        d->unflushable = d->drops_lost = false;
         d->n_errors_window = 0;
         d->full_until_usec = 0;
         d->serial = d->flushed = d->flushing = 0;

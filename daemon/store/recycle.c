@@ -345,6 +345,8 @@ static void wiped(struct nvme_io *io, int r, void *arg)
         c->reading = false;
         list_remove(&c->order.link);
         give_buf(c, r);
+        if (r < 0) /* what it held may still be there, and is as old as it was: drops of it have to stay */
+                d->segments[c->segment].generation = c->generation;
         if (!died(c)) {
                 if (r == 0) {
                         freed(c);

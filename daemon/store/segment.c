@@ -347,7 +347,8 @@ static void settle_syncs(struct nvme_device *d)
         list_for_each_safe (s, &d->syncs, struct nvme_sync, link) {
                 if (s->serial <= d->flushed)
                         sync_part_done(s, 0);
-                else if (!device_alive(d) || d->unflushable)
+                else if (!device_alive(d) || d->unflushable ||
+                         (s->serial == UINT64_MAX && d->state != DEVICE_SERVING)) /* drops cannot be written */
                         sync_part_done(s, KVT_E_IO);
                 else
                         wants |= s->serial <= settled;
@@ -380,6 +381,8 @@ static void start_sync(struct nvme *n, struct nvme_sync_all *s, bool with_drops)
                 bool drops = with_drops && nvme_drops_wait(n, d, n->drops_serial);
                 if (drops && (d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING))
                         s->result = KVT_E_AGAIN;
+                if (with_drops && device_alive(d) && d->drops_lost)
+                        s->result = KVT_E_IO;
                 if (!device_alive(d) || (d->serial <= d->flushed && !drops))
                         continue;
                 s->parts[i] = (struct nvme_sync){.serial = drops ? UINT64_MAX : d->serial, .drops_serial = n->drops_serial, .all = s};

@@ -344,6 +344,7 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
         if (!p) {
                 if (n->n_drops >= DROPS_MAX || !(p = new0(struct drops, 1))) {
                         log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: too many drops wait");
+                        n->devices[device]->drops_lost = true;
                         return;
                 }
                 p->nvme = n;

@@ -202,6 +202,7 @@ struct nvme_device {
         uint64_t excused_usec; /* what is under way has time until then at least */
         uint64_t retry_usec; /* when to try again to lock it; 0: not */
         uint32_t n_retries;
+        bool drops_lost; /* what was dropped may be back: no flush says otherwise any more */
         bool open_busy, detach, block_device, hangs, no_discard, unflushable;
         uint32_t sweep_cursor; /* catalog entries of a device that is gone are taken out bit by bit; UINT32_MAX: done */
         struct device_counters counters;

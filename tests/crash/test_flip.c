@@ -173,7 +173,7 @@ static void test_one_bit_of_the_newest_descriptor(void **state)
         store_open(&st); /* the last segment gets its footer */
         store_serve(&st);
         TURN_UNTIL(&st, list_empty(&store_device(&st)->logs));
-        store_crash(&st);
+        store_close(&st); /* a crash might lose the footer */
         sim_peek(st.disk, 0, image, st.disk->bytes);
         one_bit("the newest descriptor", starts[OPEN] + 2 * FORMAT_PAGE_BYTES + 30, starts[OPEN] + FORMAT_PAGE_BYTES, 0);
 }

@@ -244,11 +244,17 @@ static void test_orphans_are_not_kept_for_ever(void **state)
         struct catalog *c = &st.e.nvme.catalog;
 
         make_orphans();
+        for (uint32_t b = 0; b < CHAIN; b++) { /* all are worth moving, if they can be had */
+                uint32_t i = record_of(b);
+                if (i != POOL_NONE)
+                        catalog_at(c, i)->flags |= ENTRY_USED;
+        }
         CHECK_EQ(c->pool.n_used, c->n_live + 1); /* what is lost keeps its number for its child */
         for (uint32_t b = 100; record_of(3) != POOL_NONE || record_of(4) != POOL_NONE || record_of(5) != POOL_NONE; b++) {
                 CHECK(b < 500);
                 block_store(b, ROOT);
         }
+        CHECK(record_of(0) != POOL_NONE && record_of(1) != POOL_NONE); /* what can be had was moved, what cannot was not */
         CHECK_EQ(c->pool.n_used, c->n_live);
         store_audit(&st);
         reopen();
