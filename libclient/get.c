@@ -155,6 +155,15 @@ static int ask_staged(kvt_op *op, struct batch *b)
         uint8_t *p;
         int r = staging_ensure(op);
 
+        if ((r == KVT_E_AGAIN || r == KVT_E_AGAIN_LEASED || r == KVT_E_QUOTA) && !wants_some(op) && !(c->flags & KVT_OPEN_NO_MAP)) {
+                while (w->staged.n) { /* what could be mapped is had all the same */
+                        uint32_t position = fifo_pop(op, &w->staged);
+
+                        if (op->statuses)
+                                op->statuses[position] = (uint8_t)r;
+                }
+                return 0;
+        }
         if (r)
                 return r;
         while (n > 1 && n * stride > staged_batch_bytes)
@@ -323,8 +332,10 @@ static void conclude(kvt_op *op, const struct batch *b, uint32_t i)
                         return;
                 }
                 break;
+        case KVT_E_AGAIN_LEASED:
+        case KVT_E_QUOTA:
         case KVT_E_NO_MEMORY:
-                if (!b->staging) { /* it could not be mapped */
+                if (!b->staging) { /* it could not be mapped, or not be loaded to be mapped; staging takes no room in the tier */
                         fifo_push(op, &w->staged, position);
                         return;
                 }

@@ -149,6 +149,24 @@ static void load_read(struct nvme_read *r, int result)
                 xfer_submit(x->engine, x);
 }
 
+/* Devices have as much to read for this tenant, or for all together, as should wait there: what comes next waits here, where tenants take turns. */
+static bool is_busy(const struct engine *e, const struct tenant *t)
+{
+        return e->n_loading >= LOADS_MAX || t->n_loading >= tenants_share(&e->tenants, LOADS_MAX);
+}
+
+/* Would the whole record find room? One that never will is for nvme_read_begin() to refuse. */
+static bool has_buffers(struct engine *e, uint32_t entry)
+{
+        struct record_at at = entry_place(catalog_at(&e->nvme.catalog, entry));
+        struct buffers *b = &e->nvme.devices[at.device]->buffers;
+        void *p = at.n_pages <= b->n_pages ? buffers_take(b, (size_t)at.n_pages * FORMAT_PAGE_BYTES) : NULL;
+
+        if (p)
+                buffers_give(b, p, (size_t)at.n_pages * FORMAT_PAGE_BYTES);
+        return p || at.n_pages > b->n_pages;
+}
+
 /* Starts a load. 0 and *ret; KVT_E_AGAIN: no buffers or transfers; else why not. */
 static int begin(struct engine *e, struct space *s, uint32_t shard, const uint8_t key[16], struct xfer **ret)
 {
@@ -157,22 +175,28 @@ static int begin(struct engine *e, struct space *s, uint32_t shard, const uint8_
 
         if (entry == POOL_NONE)
                 return KVT_E_MISS;
-        if (e->n_loading >= LOADS_MAX || s->tenant->n_loading >= tenants_share(&e->tenants, LOADS_MAX))
+        if (is_busy(e, s->tenant))
                 return KVT_E_AGAIN;
-        i = load_stub(e, s, shard, key);
-        if (i == POOL_NONE || block_at(&e->blocks, i)->state != BLOCK_RESIDENT)
-                return KVT_E_MISS;
-        struct block *k = block_at(&e->blocks, i);
-        k->n_fills++; /* keeps it through what reclaiming may do */
-        evict_forget(&e->blocks, s->tenant, i);
+        if (!has_buffers(e, entry))
+                return KVT_E_AGAIN;
+        /* memory first: a block at the end of a chain may need thousands of stubs, and whoever is refused is refused again and again */
         s->n_open++;
         int r = reclaim_reserve(e, s, &at);
+        if (r != 0) {
+                s->n_open--;
+                return r == KVT_E_AGAIN ? KVT_E_AGAIN_LEASED : r; /* nothing here will end that: the caller is told */
+        }
+        i = load_stub(e, s, shard, key);
         s->n_open--;
-        struct xfer *x = r == 0 && k->state == BLOCK_RESIDENT ? xfer_new(e, XFER_LOAD, s, NULL, at) : NULL;
-        if (r == 0 && !x)
-                r = KVT_E_AGAIN;
-        else if (r == KVT_E_AGAIN)
-                r = KVT_E_AGAIN_LEASED; /* nothing here will end that: the caller is told */
+        if (i == POOL_NONE || block_at(&e->blocks, i)->state != BLOCK_RESIDENT) {
+                e->host.tier.ops->abandon(&e->host.tier, s, at);
+                return KVT_E_MISS;
+        }
+        struct block *k = block_at(&e->blocks, i);
+        k->n_fills++;
+        evict_forget(&e->blocks, s->tenant, i);
+        struct xfer *x = xfer_new(e, XFER_LOAD, s, NULL, at);
+        r = x ? 0 : KVT_E_AGAIN;
         if (r == 0) {
                 x->read = (struct nvme_read){.n_bytes = UINT64_MAX, .done = load_read};
                 entry = nvme_find(&e->nvme, s, shard, key);
@@ -181,8 +205,7 @@ static int begin(struct engine *e, struct space *s, uint32_t shard, const uint8_
                         xfer_free(e, x);
         }
         if (r != 0) {
-                if (x || (r == KVT_E_AGAIN && at.slab))
-                        e->host.tier.ops->abandon(&e->host.tier, s, at);
+                e->host.tier.ops->abandon(&e->host.tier, s, at);
                 k->n_fills--;
                 engine_settle_block(e, i);
                 return r;
@@ -318,8 +341,10 @@ static bool start_waiting(struct engine *e, struct tenant *t, uint32_t *refused)
 {
         struct load *l = NULL;
 
+        if (is_busy(e, t))
+                return false;
         list_for_each (i, &t->loads, struct load, link)
-                if (!(*refused >> i->device & 1) && (i->only_room || t->n_loading < tenants_share(&e->tenants, LOADS_MAX))) {
+                if (!(*refused >> i->device & 1)) {
                         l = i;
                         break;
                 }
@@ -374,7 +399,7 @@ static int start_ahead(struct engine *e, uint32_t i, bool *ret_share)
         uint32_t b = blocks_find(&e->blocks, s->id, key), shard = entry_shard(x);
         struct block *k = b != POOL_NONE ? block_at(&e->blocks, b) : NULL;
         bool there = k && (k->state != BLOCK_RESIDENT || block_part(k, s, shard)->at.slab || block_part(k, s, shard)->xfer != POOL_NONE);
-        *ret_share = s->tenant->n_loading >= tenants_share(&e->tenants, LOADS_MAX);
+        *ret_share = is_busy(e, s->tenant);
         return there ? 0 : *ret_share ? KVT_E_AGAIN : begin(e, s, shard, key, &ignored);
 }
 
@@ -418,6 +443,8 @@ static void fetch_done(struct engine *e, struct xfer *x, void *arg)
                 metrics.c_nvme_get_bytes += ((uint64_t)x->read.n_buf_pages[0] + x->read.n_buf_pages[1]) * FORMAT_PAGE_BYTES;
         }
         nvme_read_end(&e->nvme, &x->read);
+        e->n_loading--;
+        x->space->tenant->n_loading--;
         g->xfer = NULL;
         g->done(e, g, x->result);
 }
@@ -430,6 +457,8 @@ int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard
 
         if (entry == POOL_NONE || !get_is_whole(e, s, key))
                 return KVT_E_MISS;
+        if (is_busy(e, s->tenant))
+                return KVT_E_AGAIN;
         x = xfer_new(e, XFER_FETCH, s, staging, (struct location){});
         if (!x)
                 return KVT_E_AGAIN;
@@ -441,6 +470,8 @@ int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard
                 xfer_free(e, x);
                 return r;
         }
+        e->n_loading++;
+        s->tenant->n_loading++;
         catalog_at(&e->nvme.catalog, entry)->flags |= ENTRY_USED;
         memcpy(x->key, key, 16);
         x->shard = shard;

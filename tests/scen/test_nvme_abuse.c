@@ -1,6 +1,7 @@
 /* What clients of the NVMe tier may do to themselves and to others: nothing that lasts. */
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "tests/lib/devices.h"
@@ -253,10 +254,127 @@ static void test_the_end_does_not_wait_for_other_shards(void **state)
         CHECK_EQ(daemon_stop(&d), 0);
         CHECK(check_now_usec() - before < 10000000);
         CHECK_OK(kvt_wait(op, 5000000));
+        kvt_op_free(op);
         CHECK_IS(statuses[0], KVT_E_DRAINING);
         kvt_space_close(sp.s);
         kvt_close(c);
         daemon_restart(&d);
+        daemon_end(&d);
+}
+
+/* One tenant reads all it has, again and again, thousands of blocks at once; another one wants a block now and then. */
+
+enum { GREEDY = 1001, OTHER = 1002, CROWD = 4096, SMALL = 16384 };
+
+struct pair {
+        struct daemon *d;
+        struct meeting meet;
+        bool stop; /* atomic, shared */
+};
+
+static void read_all(void *arg)
+{
+        static kvt_key all[CROWD];
+        static uint8_t told[CROWD];
+        struct pair *x = arg;
+        struct pattern_space sp;
+        kvt *c = pattern_open(x->d, 0);
+        uint8_t *bytes = malloc((size_t)CROWD * SMALL);
+        kvt_plane_view planes[PATTERN_PLANES];
+        kvt_view view = {.planes = planes, .n_planes = PATTERN_PLANES};
+        kvt_op *ops[4];
+
+        for (int i = 0; i < PATTERN_PLANES; i++)
+                planes[i] = (kvt_plane_view){bytes + (size_t)i * CROWD * SMALL / 2, SMALL / 2 / PATTERN_TOKENS, SMALL / 2, 0};
+        PATTERN_SPACE(&sp, c, .part_bytes = SMALL);
+        pattern_keys(1, 0, CROWD, all);
+        CHECK_OK(pattern_put(&sp, NULL, all, CROWD, 0, KVT_PUT_DURABLE, told));
+        meeting_at(&x->meet, 1);
+        meeting_at(&x->meet, 1); /* the daemon was started anew */
+        WAIT_FOR(kvt_prefetch(sp.s, all, 1, 0, told) == 0, 5000);
+        while (!__atomic_load_n(&x->stop, __ATOMIC_ACQUIRE)) {
+                for (int i = 0; i < 2; i++)
+                        CHECK_OK(kvt_prefetch_async(sp.s, all + i * CROWD / 2, CROWD / 2, 2000000, told, NULL, NULL, &ops[i]));
+                for (int i = 2; i < 4; i++)
+                        CHECK_OK(kvt_get_planes_async(sp.s, all, CROWD / 2, 0, &view, 0, (size_t)i - 2, 1, told, NULL, NULL, &ops[i]));
+                for (int i = 0; i < 4; i++) {
+                        kvt_wait(ops[i], 20000000);
+                        kvt_op_free(ops[i]);
+                }
+        }
+        kvt_space_close(sp.s);
+        kvt_close(c);
+        free(bytes);
+}
+
+static void want_one(void *arg)
+{
+        struct pair *x = arg;
+        struct pattern_space sp;
+        kvt *c = pattern_open(x->d, 0);
+        int n_slow = 0;
+
+        PATTERN_SPACE(&sp, c, .part_bytes = SMALL);
+        for (int i = 0; i < 64; i++) {
+                kvt_key k = pattern_key(1000 + (uint64_t)i, 0);
+                uint8_t status;
+                uint64_t before = check_now_usec();
+                do { /* memory is full of what the other one reads: the first slab that comes free is ours */
+                        CHECK_OK(pattern_get(&sp, &k, 1, 0, &status));
+                        if (status)
+                                CHECK(status == KVT_E_AGAIN || status == KVT_E_AGAIN_LEASED);
+                        if (status)
+                                usleep(1000);
+                } while (status);
+                n_slow += check_now_usec() - before > 50000 * CHECK_SLOW;
+                usleep(10000);
+        }
+        CHECK(n_slow < 8); /* the loop was held up for half a second, every fifth time */
+        kvt_space_close(sp.s);
+        kvt_close(c);
+}
+
+static void store_some(void *arg)
+{
+        struct pair *x = arg;
+        struct pattern_space sp;
+        kvt *c = pattern_open(x->d, 0);
+
+        PATTERN_SPACE(&sp, c, .part_bytes = SMALL);
+        for (int i = 0; i < 64; i++) {
+                kvt_key k = pattern_key(1000 + (uint64_t)i, 0);
+                uint8_t status;
+                CHECK_OK(pattern_put(&sp, NULL, &k, 1, 0, KVT_PUT_DURABLE, &status));
+                CHECK_OK(status);
+        }
+        kvt_space_close(sp.s);
+        kvt_close(c);
+}
+
+static void test_one_who_reads_everything(void **state)
+{
+        struct daemon d;
+        struct pair *x;
+
+        if (geteuid() != 0)
+                check_skip("two tenants take two users: run as root");
+        x = mmap(NULL, sizeof(struct pair), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        CHECK(x != MAP_FAILED);
+        DAEMON_START(&d, "--nvme_devices=DIR/nvme.kvt", "--nvme_bytes=256M", "--nvme_segment_bytes=4M", "--host_bytes=32M");
+        WAIT_FOR(device_is(&d, 0, "serving"), 5000);
+        x->d = &d;
+        meeting_init(&x->meet);
+        pid_t pid = child_start_as(GREEDY, read_all, x);
+        meeting_at(&x->meet, 0);
+        child_run_as(OTHER, store_some, x);
+        again(&d);
+        meeting_at(&x->meet, 0);
+        usleep(200000);
+        child_run_as(OTHER, want_one, x);
+        __atomic_store_n(&x->stop, true, __ATOMIC_RELEASE);
+        child_join(pid);
+        meeting_deinit(&x->meet);
+        munmap(x, sizeof(struct pair));
         daemon_end(&d);
 }
 
@@ -270,6 +388,7 @@ int main(void)
                 TEST(test_a_full_index_is_no_reason_to_write),
                 TEST(test_a_failed_device_is_let_go),
                 TEST(test_what_is_no_device),
+                TEST(test_one_who_reads_everything),
                 TEST(test_the_end_does_not_wait_for_other_shards),
         };
 
