@@ -390,6 +390,14 @@ bool nvme_away(const struct nvme *n)
         return false;
 }
 
+bool nvme_recycling(const struct nvme *n)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                if (n->devices[i]->recycle)
+                        return true;
+        return false;
+}
+
 void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], bool in_flight)
 {
         uint32_t i = s->n_records ? catalog_find_live(&n->catalog, s->id, shard, key) : POOL_NONE, device = NVME_DEVICES_MAX;
