@@ -609,6 +609,38 @@ static void test_device_is_another_now(void **state)
         CHECK(access("/dev/kvtier-is-not-there", F_OK) != 0);
 }
 
+/* One that may never come back costs the other nothing: it is recycled, and what is dropped from it is written down. */
+static void test_device_that_stays_away(void **state)
+{
+        struct nvme *n = &st.e.nvme;
+        bool seen = false;
+        uint8_t key[16];
+
+        begin(1, 24);
+        CHECK_OK(put_block(0));
+        CHECK_OK(make_durable(0));
+        CHECK_OK(nvme_attach(n, "/dev/kvtier-is-not-there"));
+        TURN_UNTIL(&st, n->devices[1]->state == DEVICE_FAILED);
+        for (uint32_t i = 0; i < 20000; i++) {
+                key_make(10000 + i, key);
+                nvme_remember_drop(n, st.s[SPACE], 0, key, (struct record_at){});
+        }
+        for (uint32_t i = 0; i < 50; i++) {
+                key_make(50000 + i, key);
+                nvme_drop(n, st.s[SPACE], key);
+                store_turn(&st, 4);
+                seen |= n->forget_cursor == UINT32_MAX;
+        }
+        CHECK(seen);
+        for (uint32_t i = 0; i < 800000; i++) {
+                key_make(100000 + i, key);
+                nvme_drop_later(n, st.s[SPACE], 0, key, 1);
+        }
+        key_make(0, key);
+        nvme_drop_later(n, st.s[SPACE], 0, key, 0);
+        CHECK(!n->devices[0]->drops_lost);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -619,6 +651,7 @@ int main(void)
                 cmocka_unit_test_teardown(test_read_error_in_a_scan, teardown),
                 cmocka_unit_test_teardown(test_durable_after_a_kill, teardown),
                 cmocka_unit_test_teardown(test_reads_fail_while_recovering, teardown),
+                cmocka_unit_test_teardown(test_device_that_stays_away, teardown),
                 cmocka_unit_test_teardown(test_generation_at_its_end, teardown),
                 cmocka_unit_test_teardown(test_drops_take_the_last_room, teardown),
                 cmocka_unit_test_teardown(test_attach_while_it_is_read, teardown),
