@@ -7,7 +7,6 @@
 enum {
         MIN_BUCKETS = 16,
         PER_BUCKET = 2, /* entries a bucket, on the average, at most: 46 bytes an entry with its share of the buckets */
-        N_KNOWN = 1 << 12,
         KNOWN_MIN = 8, /* shorter walks are not worth it */
         KNOWN_APART = 256, /* of a long chain every so many are remembered as reachable */
         MAX_WALK = 1 << 18, /* steps of a search for a cycle: four million tokens in blocks of 16 */
@@ -172,7 +171,7 @@ int catalog_init(struct catalog *c, uint32_t max)
                 pool_deinit(&c->pool);
                 return r;
         }
-        c->known = new0(struct known, N_KNOWN);
+        c->known = new0(struct known, 1);
         if (!c->known) {
                 catalog_deinit(c);
                 return -ENOMEM;
@@ -202,16 +201,17 @@ uint32_t catalog_find_live(const struct catalog *c, uint32_t space, uint32_t sha
         return i != POOL_NONE && entry_live(catalog_at(c, i)) ? i : POOL_NONE;
 }
 
-static struct known *known_place(const struct catalog *c, uint32_t i)
-{
-        return &c->known[i % N_KNOWN];
-}
-
 static bool is_known(const struct catalog *c, uint32_t i)
 {
-        const struct known *k = known_place(c, i);
+        uint32_t k = i % CATALOG_KNOWN;
 
-        return k->entry == i && k->epoch == c->epoch;
+        return c->known->at[k].entry == i && c->known->at[k].epoch == c->epoch;
+}
+
+static void set_known(const struct catalog *c, uint32_t i, uint32_t epoch)
+{
+        c->known->at[i % CATALOG_KNOWN].entry = i;
+        c->known->at[i % CATALOG_KNOWN].epoch = epoch;
 }
 
 /* i is not LIVE any more: nor is anything below it reachable. */
@@ -219,9 +219,9 @@ static void forget_known(struct catalog *c, uint32_t i)
 {
         if (!catalog_at(c, i)->n_children) {
                 if (is_known(c, i))
-                        *known_place(c, i) = (struct known){};
+                        set_known(c, i, 0);
         } else if (!++c->epoch) {
-                memset(c->known, 0, N_KNOWN * sizeof *c->known);
+                memset(c->known->at, 0, sizeof c->known->at);
                 c->epoch = 1;
         }
 }
@@ -319,15 +319,16 @@ bool catalog_reachable(const struct catalog *c, uint32_t i)
         for (; at != POOL_NONE && !is_known(c, at); at = catalog_at(c, at)->parent, n++)
                 if (!entry_live(catalog_at(c, at)))
                         return false;
+        c->known->n_steps += n;
         for (at = i; n >= KNOWN_MIN; at = catalog_at(c, at)->parent, n--)
                 if (at == i || n % KNOWN_APART == 0)
-                        *known_place(c, at) = (struct known){at, c->epoch};
+                        set_known(c, at, c->epoch);
         return true;
 }
 
 uint64_t catalog_bytes(const struct catalog *c)
 {
-        return sizeof *c + N_KNOWN * sizeof *c->known + align_up(((uint64_t)c->pool.n_touched + 1) * sizeof(struct entry), 4096) +
+        return sizeof *c + sizeof *c->known + align_up(((uint64_t)c->pool.n_touched + 1) * sizeof(struct entry), 4096) +
                align_up((uint64_t)c->n_buckets * sizeof *c->buckets, 4096);
 }
 

@@ -48,15 +48,22 @@ struct entry { /* 44 bytes */
         uint32_t at_lo, at_hi; /* packed record_at: n_pages 18, page 18, segment 24, device 4 bits */
 };
 
+enum { CATALOG_KNOWN = 1 << 12 };
+
+struct known { /* entries that were found reachable, in places that follow from their number; true while the epoch is the same */
+        uint64_t n_steps; /* walked up chains so far */
+        struct {
+                uint32_t entry, epoch;
+        } at[CATALOG_KNOWN];
+};
+
 struct catalog {
         struct pool pool; /* of struct entry */
         uint32_t *buckets; /* address space for the most there may be */
         uint32_t n_buckets; /* in use */
         uint32_t n_live;
         uint64_t secret[2]; /* clients choose keys */
-        struct known {
-                uint32_t entry, epoch;
-        } * known; /* entries that were found reachable, in places that follow from their number; true while the epoch is the same */
+        struct known *known; /* owned */
         uint32_t epoch; /* another one whenever an entry with children is removed */
 };
 

@@ -34,7 +34,7 @@ static struct client {
         bool deaf; /* does not read its answers */
         bool rude; /* does not acknowledge */
 } clients[N_CLIENTS];
-static struct known known; /* what clients were told: spaces, leases, reservations */
+static struct told known; /* what clients were told: spaces, leases, reservations */
 
 /* time: CLOCK_MONOTONIC stands still while an input runs, but for steps, and a microsecond each time that somebody looks */
 
@@ -491,6 +491,8 @@ static void end(void)
                         ;
                 run_all_jobs();
                 FUZZ_CHECK(!t->n_records && !t->record_bytes);
+                FUZZ_CHECK(!nvme_drops_writable(&e->nvme)); /* those that are left wait for devices that are away */
+                nvme_drops_free(&e->nvme);
                 FUZZ_CHECK(!t->n_blocks && !t->used_bytes && !t->payload_bytes && !t->held_bytes && !t->staging_bytes && !t->retired_bytes);
                 list_for_each (s, &e->tenants.spaces, struct space, link)
                         if (s->tenant == t)
@@ -565,7 +567,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 
         running = true;
         ahead_usec = 0;
-        known = (struct known){};
+        known = (struct told){};
         server_start();
         clients_begin();
         for (int i = 0; in.n && i < N_STEPS; i++) {

@@ -18,7 +18,7 @@ static_assert(KVT_MSG_MAX == 23, "a message that the fuzzers do not know");
 static const char *const device_paths[] = {"/a", "/b", "/a", "/same", "/other", "/small", "/null", "/nowhere/a", "a", ""};
 enum { N_DEVICE_PATHS = sizeof(device_paths) / sizeof(*device_paths) };
 
-struct known {
+struct told {
         uint32_t spaces[KNOWN_MAX];
         uint64_t leases[KNOWN_MAX], reservations[KNOWN_MAX];
         uint32_t slabs[KNOWN_MAX];
@@ -37,7 +37,7 @@ static inline bool error_is_named(uint32_t code)
 }
 
 /* A packet of the daemon's, which came with this many descriptors. Returns its type. */
-static inline uint16_t known_learn(struct known *k, const uint8_t *packet, size_t n, size_t n_fds)
+static inline uint16_t known_learn(struct told *k, const uint8_t *packet, size_t n, size_t n_fds)
 {
         static const ProtobufCMessageDescriptor *const replies[KVT_MSG_MAX] = {
                 [KVT_MSG_HELLO] = &kvtier__hello_reply__descriptor,
@@ -109,7 +109,7 @@ static inline uint16_t known_learn(struct known *k, const uint8_t *packet, size_
 
 /* fields */
 
-static inline uint32_t make_space(const struct known *k, struct input *in)
+static inline uint32_t make_space(const struct told *k, struct input *in)
 {
         uint8_t x = input_u8(in);
 
@@ -229,7 +229,7 @@ static inline void make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m)
 #define MADE n = protobuf_c_message_pack(&m.base, body)
 
 /* Packs a request of this type at body, which has room for a packet. Returns its length. */
-static inline size_t message_make(const struct known *k, struct input *in, uint16_t type, uint8_t *body)
+static inline size_t message_make(const struct told *k, struct input *in, uint16_t type, uint8_t *body)
 {
         static uint8_t data[KVT_PACKET_MAX];
         static uint32_t slabs[KNOWN_MAX];

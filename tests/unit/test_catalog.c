@@ -1,70 +1,5 @@
 /* The catalog against a model of it that knows no hash, no numbers and no counters: for each name, what was last said about it. */
-#include <time.h>
-#include "daemon/store/catalog.h"
-#include "tests/lib/check.h"
-
-static uint64_t seed = 1;
-
-static uint32_t below(uint32_t n)
-{
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        return (uint32_t)((seed >> 33) % n);
-}
-
-static void key_of(uint64_t n, uint8_t key[16])
-{
-        memset(key, 0x5a, 16);
-        memcpy(key, &n, sizeof n);
-}
-
-static struct record_at some_place(void)
-{
-        return (struct record_at){.device = below(16),
-                                  .segment = below(1u << 24),
-                                  .page = below(1u << 18),
-                                  .n_pages = 1 + below((1u << 18) - 1)};
-}
-
-static void check_place(const struct catalog *c, uint32_t i, struct record_at expected)
-{
-        struct record_at at = entry_place(catalog_at(c, i));
-
-        CHECK_EQ(at.device, expected.device);
-        CHECK_EQ(at.segment, expected.segment);
-        CHECK_EQ(at.page, expected.page);
-        CHECK_EQ(at.n_pages, expected.n_pages);
-}
-
-static void check_sound(const struct catalog *c)
-{
-        const char *wrong = catalog_audit(c);
-
-        if (wrong)
-                check_failed(__FILE__, __LINE__, "audit: %s", wrong);
-}
-
-/* A LIVE entry, which must be possible. parent < 0: the first of a prompt. */
-static uint32_t add_live(struct catalog *c, uint64_t n, int64_t parent)
-{
-        struct record_at at = {.n_pages = 64};
-        uint8_t key[16], parent_key[16];
-
-        key_of(n, key);
-        if (parent >= 0)
-                key_of((uint64_t)parent, parent_key);
-        uint32_t i = catalog_add(c, 1, 0, key, parent >= 0 ? parent_key : NULL, at, 0);
-        if (i == POOL_NONE)
-                check_failed(__FILE__, __LINE__, "%llu cannot be added", (unsigned long long)n);
-        return i;
-}
-
-static uint32_t find(const struct catalog *c, uint64_t n)
-{
-        uint8_t key[16];
-
-        key_of(n, key);
-        return catalog_find(c, 1, 0, key);
-}
+#include "tests/unit/catalog.h"
 
 /* The model */
 
@@ -329,14 +264,6 @@ static void test_the_search_is_bounded(void **state)
         catalog_deinit(&c);
 }
 
-static uint64_t cpu_usec(void)
-{
-        struct timespec t;
-
-        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-        return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
 /* Whoever asks for thousands of blocks at the end of a chain that is this long must not stall the loop. */
 static void test_long_chains_are_walked_once(void **state)
 {
@@ -348,10 +275,9 @@ static void test_long_chains_are_walked_once(void **state)
         add_live(&c, 0, -1);
         for (uint64_t n = 1; n < DEEP; n++)
                 add_live(&c, n, (int64_t)n - 1);
-        uint64_t before = cpu_usec();
         for (uint64_t n = 0; n < ASKED; n++) /* walked to the start each time: eight hundred million steps */
                 CHECK(catalog_reachable(&c, find(&c, DEEP - 1 - 7 * n)));
-        CHECK(cpu_usec() - before < 400000 * CHECK_SLOW);
+        CHECK(c.known->n_steps < 10 * DEEP);
         /* what is remembered ends with what it rests on ... */
         key_of(100, key);
         catalog_remove(&c, find(&c, 100));
@@ -446,132 +372,6 @@ static void test_drops_are_remembered_until_forgotten(void **state)
         catalog_deinit(&c);
 }
 
-/* Size and speed */
-
-/* Entries that a search looks at, on the average over all entries, and the longest chain. */
-static double mean_search(const struct catalog *c, uint32_t *ret_longest)
-{
-        uint64_t sum = 0, n = 0;
-
-        *ret_longest = 0;
-        for (uint32_t b = 0; b < c->n_buckets; b++) {
-                uint32_t length = 0;
-                for (uint32_t i = c->buckets[b]; i != POOL_NONE; i = catalog_at(c, i)->next)
-                        sum += ++length;
-                n += length;
-                *ret_longest = length > *ret_longest ? length : *ret_longest;
-        }
-        return (double)sum / (double)(n ? n : 1);
-}
-
-static uint64_t resident_bytes(void)
-{
-        unsigned long long pages = 0;
-        FILE *f = fopen("/proc/self/statm", "re");
-
-        CHECK(f && fscanf(f, "%*u %llu", &pages) == 1);
-        fclose(f);
-        return pages * 4096;
-}
-
-static void test_a_tebibyte_of_blocks(void **state)
-{
-        enum { N = CHECK_SLOW == 1 ? 4194304 : 262144, DEPTH = 512 };
-        uint64_t before = resident_bytes(), grown;
-        uint32_t longest;
-        struct catalog c;
-
-        CHECK_OK(catalog_init(&c, 1u << 31)); /* address space only */
-        CHECK(catalog_bytes(&c) < 65536);
-        for (uint64_t n = 0; n < N; n++)
-                add_live(&c, n, n % DEPTH ? (int64_t)n - 1 : -1);
-        CHECK_EQ(c.n_live, N);
-        CHECK(catalog_bytes(&c) <= 48ull * N);
-        if (CHECK_SLOW == 1) { /* and it is the truth, but for the huge pages at both ends and what the process had to spare */
-                grown = resident_bytes() - before;
-                CHECK(grown <= catalog_bytes(&c) + (8 << 20) && grown + (8 << 20) >= catalog_bytes(&c));
-        }
-        CHECK(mean_search(&c, &longest) < 2.1); /* two a bucket: 2 */
-        CHECK(longest <= 24);
-        for (uint64_t n = 0; n < N; n += 7)
-                CHECK_EQ(find(&c, n), n + 1);
-        for (uint64_t n = N; n < N + 10000; n++)
-                CHECK_EQ(find(&c, n), POOL_NONE);
-        CHECK(catalog_reachable(&c, find(&c, N - 1)));
-        check_sound(&c);
-
-        for (uint64_t n = N; n-- > 1000;) /* nearly all goes; what is left is found no slower, and so is what comes then */
-                catalog_remove(&c, find(&c, n));
-        CHECK_EQ(c.pool.n_used, 1000);
-        CHECK(mean_search(&c, &longest) < 1.1);
-        uint64_t at_most = catalog_bytes(&c);
-        for (uint64_t n = 0; n < N / 2; n++)
-                add_live(&c, 1ull << 40 | n, -1);
-        CHECK(mean_search(&c, &longest) < 2.1); /* two a bucket: 2 */
-        CHECK_EQ(catalog_bytes(&c), at_most); /* in the room that was left */
-        check_sound(&c);
-        catalog_deinit(&c);
-}
-
-/* Every size on the way: whatever was split last, all are found. */
-static void test_growing_by_single_buckets(void **state)
-{
-        struct catalog c;
-
-        CHECK_OK(catalog_init(&c, 3000));
-        for (uint64_t n = 0; n < 3000; n++) {
-                uint32_t buckets = c.n_buckets;
-                add_live(&c, n, -1);
-                CHECK(c.n_buckets - buckets <= 1);
-                CHECK(c.pool.n_used <= 2 * c.n_buckets);
-                if (n < 300 || n % 100 == 0)
-                        for (uint64_t k = 0; k <= n; k++)
-                                CHECK_EQ(find(&c, k), k + 1);
-        }
-        uint8_t key[16];
-        key_of(5000, key);
-        CHECK_EQ(catalog_add(&c, 1, 0, key, NULL, (struct record_at){.n_pages = 1}, 0), POOL_NONE);
-        CHECK_EQ(catalog_add_drop(&c, 1, 0, key, (struct record_at){.n_pages = 1}), POOL_NONE);
-        check_sound(&c);
-        catalog_deinit(&c);
-}
-
-/* Keys that a client would choose to meet in one bucket, if it knew which part of a key counts. */
-static void test_keys_that_are_alike(void **state)
-{
-        enum { N = CHECK_SLOW == 1 ? 200000 : 30000 };
-
-        for (int kind = 0; kind < 7; kind++) {
-                uint32_t longest;
-                struct catalog c;
-                CHECK_OK(catalog_init(&c, N));
-                for (uint64_t n = 0; n < N; n++) {
-                        uint64_t half[2] = {}, spread = kind & 1 ? n << 40 : n;
-                        uint32_t space = 1, shard = 0;
-                        uint8_t key[16];
-                        if (kind < 2) { /* the first 8 bytes are equal */
-                                half[1] = spread;
-                        } else if (kind < 4) { /* the last */
-                                half[0] = spread;
-                        } else if (kind == 4) { /* one changes against the other */
-                                half[0] = n;
-                                half[1] = ~n;
-                        } else { /* space and shard change, alone or against the key */
-                                space = (uint32_t)(n >> 8);
-                                shard = n & 255;
-                                half[1] = kind == 5 ? n << 32 : 0;
-                        }
-                        memcpy(key, half, 16);
-                        CHECK(catalog_add(&c, space, shard, key, NULL, (struct record_at){.n_pages = 1}, 0) != POOL_NONE);
-                }
-                double mean = mean_search(&c, &longest);
-                if (mean >= 2.5 || longest > 24) /* two a bucket, some of which are not split yet */
-                        check_failed(__FILE__, __LINE__, "keys of kind %d: %.2f entries a search, %u at most", kind, mean, longest);
-                check_sound(&c);
-                catalog_deinit(&c);
-        }
-}
-
 /* The audit that the others rely on does find what is wrong. */
 static void test_the_audit_finds_damage(void **state)
 {
@@ -640,9 +440,6 @@ int main(void)
                 cmocka_unit_test(test_long_chains_are_walked_once),
                 cmocka_unit_test(test_a_parent_has_room_for_65535),
                 cmocka_unit_test(test_drops_are_remembered_until_forgotten),
-                cmocka_unit_test(test_a_tebibyte_of_blocks),
-                cmocka_unit_test(test_growing_by_single_buckets),
-                cmocka_unit_test(test_keys_that_are_alike),
                 cmocka_unit_test(test_the_audit_finds_damage),
         };
 
