@@ -383,6 +383,8 @@ static void start_sync(struct nvme *n, struct nvme_sync_all *s, bool with_drops)
                         s->result = KVT_E_AGAIN;
                 if ((drops && d->state == DEVICE_FAILED) || (with_drops && device_alive(d) && d->drops_lost))
                         s->result = KVT_E_IO;
+                if (d->state == DEVICE_RECOVERING && d->unflushable)
+                        s->result = KVT_E_IO;
                 if (!device_alive(d) || (d->serial <= d->flushed && !drops))
                         continue;
                 s->parts[i] = (struct nvme_sync){.serial = drops ? UINT64_MAX : d->serial, .drops_serial = n->drops_serial, .all = s};

@@ -641,6 +641,22 @@ static void test_device_that_stays_away(void **state)
         CHECK(!n->devices[0]->drops_lost);
 }
 
+/* What cannot be flushed when it is opened is read, and nothing on it is called safe. */
+static void test_no_flush_at_the_start(void **state)
+{
+        begin_crashed();
+        store_open(&st);
+        struct nvme_device *d = store_device(&st);
+        TURN_UNTIL(&st, d->state == DEVICE_RECOVERING);
+        sim_fail(st.disk, RING_FLUSH, 1, -EIO);
+        while (matched() < N)
+                store_turn(&st, 1);
+        CHECK(make_durable(N - 1) != 0);
+        TURN_UNTIL(&st, d->state == DEVICE_DRAINING);
+        all_is_back();
+        CHECK(make_durable(N - 1) != 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -651,6 +667,7 @@ int main(void)
                 cmocka_unit_test_teardown(test_read_error_in_a_scan, teardown),
                 cmocka_unit_test_teardown(test_durable_after_a_kill, teardown),
                 cmocka_unit_test_teardown(test_reads_fail_while_recovering, teardown),
+                cmocka_unit_test_teardown(test_no_flush_at_the_start, teardown),
                 cmocka_unit_test_teardown(test_device_that_stays_away, teardown),
                 cmocka_unit_test_teardown(test_generation_at_its_end, teardown),
                 cmocka_unit_test_teardown(test_drops_take_the_last_room, teardown),
