@@ -433,7 +433,7 @@ bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t 
         list_for_each_safe (of, &e->tenants.spaces, struct space, link)
                 if (of->tenant != t || (s && of != s))
                         continue;
-                else if (!of->purging && nvme_away(&e->nvme)) {
+                else if (!of->purging && (nvme_away(&e->nvme) || nvme_recycling(&e->nvme))) {
                         nvme_drop_space(&e->nvme, of);
                 } else if (of->purging) {
                         nvme_drop_space(&e->nvme, of);

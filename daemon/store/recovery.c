@@ -485,6 +485,8 @@ static void recovery_finished(struct recovery *r)
                  (unsigned long long)d->counters.n_torn);
         recovery_free(d);
         log_settle(d);
+        if (d->unflushable)
+                device_unflushable(d);
         if (d->nvme->on_room)
                 d->nvme->on_room(d->nvme, d->nvme->arg);
 }
@@ -627,10 +629,11 @@ static void flushed(struct nvme_io *io, int result, void *arg)
 
         if (gone(r))
                 return;
-        if (result < 0)
-                device_fail(r->device, false, "it cannot be flushed");
-        else
-                headers_step(r);
+        if (result < 0) { /* it is read all the same; but nothing on it counts as safe */
+                r->device->unflushable = true;
+                r->device->serial = 1;
+        }
+        headers_step(r);
 }
 
 void recovery_start(struct nvme_device *d)

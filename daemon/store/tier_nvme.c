@@ -342,7 +342,8 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                         p = last;
         }
         if (!p) {
-                if (n->n_drops >= DROPS_MAX || !(p = new0(struct drops, 1))) {
+                /* those that wait for a device that may never come back do not take the room of others */
+                if (n->n_drops >= (late ? DROPS_MAX / 2 : DROPS_MAX) || !(p = new0(struct drops, 1))) {
                         log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: too many drops wait");
                         n->devices[device]->drops_lost = true;
                         return;
@@ -369,7 +370,8 @@ void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint
 
 void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at)
 {
-        n->forget_cursor = 0;
+        if (at.n_pages || nvme_recovering(n)) /* else it names no place, and is forgotten when what is away has come back */
+                n->forget_cursor = 0;
         if (catalog_add_drop(&n->catalog, s->id, shard, key, at) == POOL_NONE)
                 log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back: the index is full");
 }
@@ -386,6 +388,14 @@ bool nvme_away(const struct nvme *n)
 {
         for (uint32_t i = 0; i < n->n_devices; i++)
                 if (n->devices[i]->state != DEVICE_SERVING)
+                        return true;
+        return false;
+}
+
+bool nvme_recycling(const struct nvme *n)
+{
+        for (uint32_t i = 0; i < n->n_devices; i++)
+                if (n->devices[i]->recycle)
                         return true;
         return false;
 }
@@ -421,7 +431,8 @@ void nvme_drop_space(struct nvme *n, struct space *s)
                 add_drop(n, s, i, &e);
         if (nvme_away(n)) {
                 s->not_recovered = true;
-                n->forget_cursor = 0;
+                if (nvme_recovering(n))
+                        n->forget_cursor = 0;
         }
 }
 

@@ -609,6 +609,54 @@ static void test_device_is_another_now(void **state)
         CHECK(access("/dev/kvtier-is-not-there", F_OK) != 0);
 }
 
+/* One that may never come back costs the other nothing: it is recycled, and what is dropped from it is written down. */
+static void test_device_that_stays_away(void **state)
+{
+        struct nvme *n = &st.e.nvme;
+        bool seen = false;
+        uint8_t key[16];
+
+        begin(1, 24);
+        CHECK_OK(put_block(0));
+        CHECK_OK(make_durable(0));
+        CHECK_OK(nvme_attach(n, "/dev/kvtier-is-not-there"));
+        TURN_UNTIL(&st, n->devices[1]->state == DEVICE_FAILED);
+        for (uint32_t i = 0; i < 20000; i++) {
+                key_make(10000 + i, key);
+                nvme_remember_drop(n, st.s[SPACE], 0, key, (struct record_at){});
+        }
+        for (uint32_t i = 0; i < 50; i++) {
+                key_make(50000 + i, key);
+                nvme_drop(n, st.s[SPACE], key);
+                store_turn(&st, 4);
+                seen |= n->forget_cursor == UINT32_MAX;
+        }
+        CHECK(seen);
+        for (uint32_t i = 0; i < 800000; i++) {
+                key_make(100000 + i, key);
+                nvme_drop_later(n, st.s[SPACE], 0, key, 1);
+        }
+        key_make(0, key);
+        nvme_drop_later(n, st.s[SPACE], 0, key, 0);
+        CHECK(!n->devices[0]->drops_lost);
+}
+
+/* What cannot be flushed when it is opened is read, and nothing on it is called safe. */
+static void test_no_flush_at_the_start(void **state)
+{
+        begin_crashed();
+        store_open(&st);
+        struct nvme_device *d = store_device(&st);
+        TURN_UNTIL(&st, d->state == DEVICE_RECOVERING);
+        sim_fail(st.disk, RING_FLUSH, 1, -EIO);
+        while (matched() < N)
+                store_turn(&st, 1);
+        CHECK(make_durable(N - 1) != 0);
+        TURN_UNTIL(&st, d->state == DEVICE_DRAINING);
+        all_is_back();
+        CHECK(make_durable(N - 1) != 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -619,6 +667,8 @@ int main(void)
                 cmocka_unit_test_teardown(test_read_error_in_a_scan, teardown),
                 cmocka_unit_test_teardown(test_durable_after_a_kill, teardown),
                 cmocka_unit_test_teardown(test_reads_fail_while_recovering, teardown),
+                cmocka_unit_test_teardown(test_no_flush_at_the_start, teardown),
+                cmocka_unit_test_teardown(test_device_that_stays_away, teardown),
                 cmocka_unit_test_teardown(test_generation_at_its_end, teardown),
                 cmocka_unit_test_teardown(test_drops_take_the_last_room, teardown),
                 cmocka_unit_test_teardown(test_attach_while_it_is_read, teardown),
