@@ -367,9 +367,17 @@ void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint
         add_drop(n, s, device, &e);
 }
 
-void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at)
+/* Until what is remembered is forgotten, see forget_drops(): under another number it would say nothing. */
+static void keep_space(struct nvme *n, struct space *s)
 {
         n->forget_cursor = 0;
+        s->n_open += !s->is_kept;
+        s->is_kept = true;
+}
+
+void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at)
+{
+        keep_space(n, s);
         if (catalog_add_drop(&n->catalog, s->id, shard, key, at) == POOL_NONE)
                 log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back: the index is full");
 }
@@ -421,7 +429,7 @@ void nvme_drop_space(struct nvme *n, struct space *s)
                 add_drop(n, s, i, &e);
         if (nvme_away(n)) {
                 s->not_recovered = true;
-                n->forget_cursor = 0;
+                keep_space(n, s);
         }
 }
 
