@@ -97,12 +97,12 @@ static void attach_devices(struct engine *e)
                         path[--n] = 0;
                 /* where the daemon happens to have been started is no place; nor could it be named to be detached */
                 int r = !*path ? 0 : *path == '/' ? nvme_attach(&e->nvme, path) : KVT_E_BAD_REQUEST;
+                const char *why = r == KVT_E_BAD_REQUEST ? "its path does not begin with /"
+                                  : r == KVT_E_EXISTS    ? "named twice"
+                                  : r == KVT_E_LIMIT     ? "too many devices"
+                                                         : "no memory";
                 if (r != 0)
-                        log_warning("%s is left out: %s", path,
-                                    r == KVT_E_BAD_REQUEST ? "its path does not begin with /"
-                                    : r == KVT_E_LIMIT     ? "too many devices"
-                                    : r == KVT_E_EXISTS    ? "named twice"
-                                                           : "no memory");
+                        log_warning("%s is left out: %s", path, why);
         }
 }
 

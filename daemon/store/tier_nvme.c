@@ -368,10 +368,18 @@ void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint
         add_drop(n, s, device, &e);
 }
 
+/* Until what is remembered is forgotten, see forget_drops(): under another number it would say nothing. */
+static void keep_space(struct space *s)
+{
+        s->n_open += !s->is_kept;
+        s->is_kept = true;
+}
+
 void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at)
 {
         if (at.n_pages || nvme_recovering(n)) /* else it names no place, and is forgotten when what is away has come back */
                 n->forget_cursor = 0;
+        keep_space(s);
         if (catalog_add_drop(&n->catalog, s->id, shard, key, at) == POOL_NONE)
                 log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back: the index is full");
 }
@@ -433,6 +441,7 @@ void nvme_drop_space(struct nvme *n, struct space *s)
                 s->not_recovered = true;
                 if (nvme_recovering(n))
                         n->forget_cursor = 0;
+                keep_space(s);
         }
 }
 
