@@ -97,12 +97,10 @@ static void attach_devices(struct engine *e)
                         path[--n] = 0;
                 /* where the daemon happens to have been started is no place; nor could it be named to be detached */
                 int r = !*path ? 0 : *path == '/' ? nvme_attach(&e->nvme, path) : KVT_E_BAD_REQUEST;
-                const char *why = r == KVT_E_BAD_REQUEST ? "its path does not begin with /"
-                                  : r == KVT_E_EXISTS    ? "named twice"
-                                  : r == KVT_E_LIMIT     ? "too many devices"
-                                                         : "no memory";
-                if (r != 0)
-                        log_warning("%s is left out: %s", path, why);
+                if (r == KVT_E_BAD_REQUEST || r == KVT_E_EXISTS)
+                        log_warning("%s is left out: %s", path, r == KVT_E_EXISTS ? "named twice" : "its path does not begin with /");
+                else if (r != 0)
+                        log_warning("%s is left out: %s", path, r == KVT_E_LIMIT ? "too many devices" : "no memory");
         }
 }
 
@@ -400,7 +398,6 @@ void engine_watch_incomplete(struct engine *e, uint32_t block)
 uint64_t engine_deadline(const struct engine *e)
 {
         const struct shards *s = list_first(&e->incomplete, struct shards, link);
-
         uint64_t d = MIN(s ? s->deadline_usec : UINT64_MAX, nvme_deadline(&e->nvme));
         list_for_each (u, &e->durables, struct durable, link) /* oldest first; a device that flushes has a time-out of its own */
                 if (!u->syncing)
@@ -410,12 +407,11 @@ uint64_t engine_deadline(const struct engine *e)
 
 void engine_expire(struct engine *e)
 {
-        for (struct shards *s; (s = list_first(&e->incomplete, struct shards, link)) && s->deadline_usec <= e->now_usec;) {
+        for (struct shards *s; (s = list_first(&e->incomplete, struct shards, link)) && s->deadline_usec <= e->now_usec;)
                 if (block_at(&e->blocks, s->block)->n_fills) /* a part is being written just now */
                         engine_watch_incomplete(e, s->block);
                 else
                         engine_kill(e, s->block, KVT_WHY_TIMEOUT);
-        }
         nvme_expire(&e->nvme, e->now_usec);
 }
 
