@@ -417,7 +417,8 @@ void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8
                 take_out(n, i);
         }
         for (uint32_t k = 0; k < n->n_devices; k++)
-                if (k == device || in_flight || n->devices[k]->state != DEVICE_SERVING)
+                /* what is being recycled may hold a record that the catalog does not know any more */
+                if (k == device || in_flight || n->devices[k]->recycle || n->devices[k]->state != DEVICE_SERVING)
                         nvme_drop_later(n, s, shard, key, k);
         if (nvme_away(n) && s->id < 1u << 24 && n->n_remembered < REMEMBERED_MAX) { /* clients must not fill the catalog with it */
                 n->n_remembered++;
