@@ -97,12 +97,10 @@ static void attach_devices(struct engine *e)
                         path[--n] = 0;
                 /* where the daemon happens to have been started is no place; nor could it be named to be detached */
                 int r = !*path ? 0 : *path == '/' ? nvme_attach(&e->nvme, path) : KVT_E_BAD_REQUEST;
-                if (r != 0)
-                        log_warning("%s is left out: %s", path,
-                                    r == KVT_E_BAD_REQUEST ? "its path does not begin with /"
-                                    : r == KVT_E_LIMIT     ? "too many devices"
-                                    : r == KVT_E_EXISTS    ? "named twice"
-                                                           : "no memory");
+                if (r == KVT_E_BAD_REQUEST || r == KVT_E_EXISTS)
+                        log_warning("%s is left out: %s", path, r == KVT_E_EXISTS ? "named twice" : "its path does not begin with /");
+                else if (r != 0)
+                        log_warning("%s is left out: %s", path, r == KVT_E_LIMIT ? "too many devices" : "no memory");
         }
 }
 
@@ -388,65 +386,6 @@ void engine_kill(struct engine *e, uint32_t block, int why)
         }
 }
 
-/* Records of the space or tenant, looking at n_steps entries of the catalog. True: that was all. */
-static bool purge_records(struct engine *e, struct tenant *t, struct space *s, uint32_t *cursor, uint32_t n_steps)
-{
-        struct catalog *c = &e->nvme.catalog;
-
-        for (uint32_t n = 0; n < n_steps && *cursor < c->pool.n_touched && (s ? s->n_records : t->n_records); n++) {
-                struct entry *x = catalog_at(c, ++*cursor);
-                if (!entry_live(x))
-                        continue;
-                struct space *of = space_at(&e->tenants, entry_space(x));
-                if (of->tenant != t || (s && of != s))
-                        continue;
-                if (!of->purging) { /* until its end is written down */
-                        of->purging = true;
-                        of->n_open++;
-                }
-                nvme_forget(&e->nvme, *cursor, KVT_WHY_PURGED);
-        }
-        return *cursor >= c->pool.n_touched || !(s ? s->n_records : t->n_records);
-}
-
-bool engine_purge(struct engine *e, struct tenant *t, struct space *s, uint32_t cursors[2], uint32_t n_steps)
-{
-        struct pool *p = &e->blocks.pool;
-        uint32_t n = 0;
-
-        for (; n < n_steps && cursors[0] < p->n_touched && (s ? s->n_blocks : t->n_blocks); n++) {
-                struct block *k = block_at(&e->blocks, ++cursors[0]);
-                if (k->state != BLOCK_FILLING && k->state != BLOCK_RESIDENT)
-                        continue;
-                struct space *of = space_at(&e->tenants, k->space);
-                if (of->tenant == t && (!s || of == s)) {
-                        of->n_open++; /* keep it until the loop has looked at it again */
-                        engine_kill(e, cursors[0], KVT_WHY_PURGED);
-                        of->n_open--;
-                        if (of != s)
-                                engine_settle_space(e, of);
-                }
-        }
-        if ((cursors[0] < p->n_touched && (s ? s->n_blocks : t->n_blocks)) ||
-            !purge_records(e, t, s, &cursors[1], n_steps - MIN(n, n_steps - 1)))
-                return false;
-        list_for_each_safe (of, &e->tenants.spaces, struct space, link)
-                if (of->tenant != t || (s && of != s))
-                        continue;
-                else if (!of->purging && (nvme_away(&e->nvme) || nvme_recycling(&e->nvme))) {
-                        nvme_drop_space(&e->nvme, of);
-                } else if (of->purging) {
-                        nvme_drop_space(&e->nvme, of);
-                        of->purging = false;
-                        of->n_open--;
-                        if (of != s)
-                                engine_settle_space(e, of);
-                }
-        list_for_each_safe (i, &t->empty, struct slab, link)
-                host_retire(&e->host, i);
-        return true;
-}
-
 void engine_watch_incomplete(struct engine *e, uint32_t block)
 {
         struct shards *s = block_at(&e->blocks, block)->shards;
@@ -459,7 +398,6 @@ void engine_watch_incomplete(struct engine *e, uint32_t block)
 uint64_t engine_deadline(const struct engine *e)
 {
         const struct shards *s = list_first(&e->incomplete, struct shards, link);
-
         uint64_t d = MIN(s ? s->deadline_usec : UINT64_MAX, nvme_deadline(&e->nvme));
         list_for_each (u, &e->durables, struct durable, link) /* oldest first; a device that flushes has a time-out of its own */
                 if (!u->syncing)
@@ -469,12 +407,11 @@ uint64_t engine_deadline(const struct engine *e)
 
 void engine_expire(struct engine *e)
 {
-        for (struct shards *s; (s = list_first(&e->incomplete, struct shards, link)) && s->deadline_usec <= e->now_usec;) {
+        for (struct shards *s; (s = list_first(&e->incomplete, struct shards, link)) && s->deadline_usec <= e->now_usec;)
                 if (block_at(&e->blocks, s->block)->n_fills) /* a part is being written just now */
                         engine_watch_incomplete(e, s->block);
                 else
                         engine_kill(e, s->block, KVT_WHY_TIMEOUT);
-        }
         nvme_expire(&e->nvme, e->now_usec);
 }
 

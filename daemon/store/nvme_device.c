@@ -234,8 +234,15 @@ static bool forget_drops(struct nvme *n)
         if (keep)
                 return false;
         n->n_remembered = 0;
-        list_for_each (s, &n->tenants->spaces, struct space, link)
+        list_for_each_safe (s, &n->tenants->spaces, struct space, link) {
                 s->not_recovered = false;
+                if (!s->is_kept)
+                        continue;
+                s->is_kept = false;
+                s->n_open--;
+                if (n->on_settle)
+                        n->on_settle(n, s, n->arg);
+        }
         return false;
 }
 

@@ -21,10 +21,7 @@
 
 enum { DAY_SEC = 86400, SPACE_PAGES_MAX = SPACE_DESCRIPTOR_MAX / FORMAT_PAGE_BYTES + 2, PURGE_STEPS = 8192 };
 
-static void recovery_step(struct recovery *r);
-
-/* After a crash some is to be expected: what was being written then. */
-static void tell_damage(const struct nvme_device *d, uint64_t offset, const char *what)
+void recovery_tell_damage(const struct nvme_device *d, uint64_t offset, const char *what)
 {
         log_limited(LOG_WARNING, "%s: byte %llu: %s", d->path, (unsigned long long)offset, what);
 }
@@ -39,7 +36,7 @@ static bool gone(struct recovery *r)
         return true;
 }
 
-static void give(struct recovery *r, uint8_t **buf, uint32_t n, int result)
+void recovery_give(struct recovery *r, uint8_t **buf, uint32_t n, int result)
 {
         if (*buf && result != -ETIMEDOUT && result != -ECANCELED)
                 buffers_give(&r->device->buffers, *buf, n);
@@ -71,7 +68,7 @@ void recovery_free(struct nvme_device *d)
         r->scan_spaces = NULL;
         for (int i = 0; i < WINDOW; i++)
                 if (r->slots[i].state == SLOT_READY)
-                        give(r, &r->slots[i].buf, r->slots[i].n_bytes, 0);
+                        recovery_give(r, &r->slots[i].buf, r->slots[i].n_bytes, 0);
         r->dead = true;
         if (!r->n_ios)
                 free(r);
@@ -79,12 +76,12 @@ void recovery_free(struct nvme_device *d)
 
 /* reading */
 
-static bool read_buf(struct recovery *r, uint64_t offset, uint32_t bytes, void (*done)(struct nvme_io *, int, void *))
+bool recovery_read_buf(struct recovery *r, uint64_t offset, uint32_t bytes, void (*done)(struct nvme_io *, int, void *))
 {
         r->buf = buffers_take(&r->device->buffers, bytes);
         r->n_buf = bytes;
         if (!r->buf || !device_io(r->device, RING_READ, r->buf, offset, bytes, done, r)) {
-                give(r, &r->buf, bytes, 0);
+                recovery_give(r, &r->buf, bytes, 0);
                 return false; /* tried again at the next step */
         }
         r->n_ios++;
@@ -92,8 +89,7 @@ static bool read_buf(struct recovery *r, uint64_t offset, uint32_t bytes, void (
         return true;
 }
 
-/* A read for the segment at hand came back. False: that was the end of it all, or is to be. A read that failed gave its buffer back already. */
-static bool came_back(struct recovery *r, int result)
+bool recovery_came_back(struct recovery *r, int result)
 {
         struct nvme_device *d = r->device;
 
@@ -102,16 +98,16 @@ static bool came_back(struct recovery *r, int result)
         r->busy = false;
         if (result == 0)
                 return true;
-        give(r, &r->buf, r->n_buf, result);
+        recovery_give(r, &r->buf, r->n_buf, result);
         device_count_error(d, false);
         return d->recovery == r; /* else that failed the device */
 }
 
-static void segment_finished(struct recovery *r)
+void recovery_segment_finished(struct recovery *r)
 {
         struct slot *s = &r->slots[r->i_next % WINDOW];
 
-        give(r, &s->buf, s->n_bytes, 0);
+        recovery_give(r, &s->buf, s->n_bytes, 0);
         s->state = SLOT_IDLE;
         r->i_next++;
         r->scan_page = 0;
@@ -125,7 +121,7 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
         struct nvme_device *d = r->device;
         uint8_t *buf = r->buf;
 
-        if (!came_back(r, result))
+        if (!recovery_came_back(r, result))
                 return;
         struct slot *s = &r->slots[r->i_next % WINDOW];
         struct place at = {d->sb.uuid, s->segment, d->segments[s->segment].generation, 0};
@@ -142,12 +138,12 @@ static void descriptor_read(struct nvme_io *io, int result, void *arg)
                 bool good = result == 0 && record_header_check(h, r->n_buf, &at, r->n_buf / FORMAT_PAGE_BYTES) == 0 &&
                             h->type == RECORD_SPACE && !memcmp(h->key, e->key, 16) && record_payload_check(h, record_payload(h)) == 0;
                 if (result == 0 && !good)
-                        tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, e->page, 1}),
-                                    "the record there, which describes a space, does not verify");
+                        recovery_tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, e->page, 1}),
+                                             "the record there, which describes a space, does not verify");
                 recovery_learn_space(r, e->key, s->segment, good ? record_payload(h) : NULL, good ? h->stored_bytes : 0);
                 break;
         }
-        give(r, &r->buf, r->n_buf, 0);
+        recovery_give(r, &r->buf, r->n_buf, 0);
         recovery_step(r);
 }
 
@@ -163,7 +159,7 @@ static bool apply_footer(struct recovery *r, struct slot *s, const struct footer
         for (uint32_t i = 0; i < t->n_entries; i++)
                 if (es[i].type == RECORD_SPACE && recovery_wants_space(r, es[i].key, s->segment)) {
                         struct record_at at = {d->i, s->segment, es[i].page, MIN(es[i].n_pages, (uint32_t)SPACE_PAGES_MAX)};
-                        read_buf(r, device_page_offset(d, at), at.n_pages * FORMAT_PAGE_BYTES, descriptor_read);
+                        recovery_read_buf(r, device_page_offset(d, at), at.n_pages * FORMAT_PAGE_BYTES, descriptor_read);
                         return false;
                 }
         /* newest first: a drop is known before what it voids; scan_page counts the drops of this segment that were read */
@@ -171,7 +167,7 @@ static bool apply_footer(struct recovery *r, struct slot *s, const struct footer
                 if (es[i].type != RECORD_DROP || es[i].n_pages > d->buffers.n_pages / 4 || (r->scan_page && es[i].page >= r->scan_page))
                         continue;
                 struct record_at at = {d->i, s->segment, es[i].page, es[i].n_pages};
-                if (read_buf(r, device_page_offset(d, at), es[i].n_pages * FORMAT_PAGE_BYTES, drops_read))
+                if (recovery_read_buf(r, device_page_offset(d, at), es[i].n_pages * FORMAT_PAGE_BYTES, drops_read))
                         r->scan_page = es[i].page;
                 return false;
         }
@@ -195,7 +191,7 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
         struct recovery *r = arg;
         struct nvme_device *d = r->device;
 
-        if (!came_back(r, result))
+        if (!recovery_came_back(r, result))
                 return;
         struct slot *s = &r->slots[r->i_next % WINDOW];
         uint64_t generation = d->segments[s->segment].generation;
@@ -211,157 +207,16 @@ static void drops_read(struct nvme_io *io, int result, void *arg)
                 const struct footer_entry *es = (const struct footer_entry *)(const void *)s->buf, *e = es;
                 while (e->page != r->scan_page)
                         e++;
-                tell_damage(d, device_page_offset(d, (struct record_at){d->i, s->segment, r->scan_page, 1}),
-                            "what was dropped is not known: the record there does not verify, and older ones of its space are not served");
+                recovery_tell_damage(
+                        d, device_page_offset(d, (struct record_at){d->i, s->segment, r->scan_page, 1}),
+                        "what was dropped is not known: the record there does not verify, and older ones of its space are not served");
                 struct known_space *k = recovery_space(r, es[e->space].key);
                 if (k)
                         recovery_void_older(k, generation, r->scan_page);
                 d->segments[s->segment].has_drops = true;
         }
-        give(r, &r->buf, r->n_buf, 0);
+        recovery_give(r, &r->buf, r->n_buf, 0);
         recovery_step(r);
-}
-
-/* scans */
-
-static bool scan_add(struct recovery *r, const struct record_header *h)
-{
-        uint32_t space = 0xffff;
-
-        if (r->n_entries == r->max_entries) {
-                uint32_t n = r->max_entries ? 2 * r->max_entries : 64;
-                struct footer_entry *grown = reallocarray(r->entries, n, sizeof *grown);
-                if (!grown)
-                        return false;
-                r->entries = grown;
-                r->max_entries = n;
-        }
-        if (h->type == RECORD_BLOCK || h->type == RECORD_DROP) {
-                for (uint32_t i = 0; i < r->n_entries && space == 0xffff; i++)
-                        if (r->entries[i].type == RECORD_SPACE && !memcmp(r->entries[i].key, h->space, 16))
-                                space = i;
-                if (space == 0xffff)
-                        return false; /* a record whose space is not described before it */
-        }
-        struct footer_entry *e = &r->entries[r->n_entries++];
-        *e = (struct footer_entry){
-                .page = h->page,
-                .n_pages = h->n_pages,
-                .space = (uint16_t)space,
-                .flags = h->flags,
-                .type = h->type,
-                .codec = h->codec,
-                .shard = h->shard,
-                .n_shards = h->n_shards,
-                .raw_bytes = h->raw_bytes,
-                .max_rel_l2 = h->max_rel_l2,
-        };
-        memcpy(e->key, h->key, 16);
-        memcpy(e->parent, h->parent, 16);
-        return true;
-}
-
-/* whole: it was looked at to its end. Else there may be more, which a later start may find: no footer may say otherwise. */
-static void scan_finished(struct recovery *r, struct slot *s, bool torn, bool whole)
-{
-        struct nvme_device *d = r->device;
-        uint32_t n = r->n_entries, end = r->scan_page;
-        uint64_t generation = d->segments[s->segment].generation;
-
-        if (torn) {
-                d->counters.n_torn++;
-                metrics.c_nvme_torn++;
-                tell_damage(d, format_segment_offset(&d->sb, s->segment) + (uint64_t)end * FORMAT_PAGE_BYTES,
-                            "the record there does not verify: the segment ends before it");
-        }
-        for (uint32_t i = n; i-- > 0;)
-                if (r->entries[i].type == RECORD_BLOCK) {
-                        struct known_space *k = recovery_space(r, r->entries[r->entries[i].space].key);
-                        if (k)
-                                recovery_block(r, k, &r->entries[i], s->segment, generation);
-                }
-        if (n && whole) {
-                log_close_scanned(d, s->segment, TAKE_PTR(r->entries), n, end);
-        } else if (!whole) {
-                free(TAKE_PTR(r->entries)); /* what was found is served; the segment is left alone */
-        } else {
-                free(TAKE_PTR(r->entries));
-                d->segments[s->segment].state = SEGMENT_FREE;
-                d->n_free++;
-        }
-        r->n_entries = r->max_entries = 0;
-        segment_finished(r);
-}
-
-static void scan_read(struct nvme_io *io, int result, void *arg)
-{
-        struct recovery *r = arg;
-        struct nvme_device *d = r->device;
-        uint32_t done = 0, n_pages = r->n_buf / FORMAT_PAGE_BYTES;
-        bool torn = false, end = false, whole = result == 0;
-
-        if (!came_back(r, result))
-                return;
-        struct slot *s = &r->slots[r->i_next % WINDOW];
-        uint64_t generation = d->segments[s->segment].generation;
-        r->want_bytes = 0;
-        while (result == 0 && done < n_pages) {
-                uint32_t page = r->scan_page + done, max = device_segment_pages(d) - page;
-                struct record_header *h = (struct record_header *)(void *)(r->buf + (size_t)done * FORMAT_PAGE_BYTES);
-                struct place at = {d->sb.uuid, s->segment, generation, page};
-                int c = record_header_check(h, (uint64_t)(n_pages - done) * FORMAT_PAGE_BYTES, &at, max);
-                if (c == -EAGAIN || (c == 0 && h->n_pages > n_pages - done)) {
-                        uint32_t need = (c == 0 ? h->n_pages : MIN(h->header_pages, max)) * FORMAT_PAGE_BYTES;
-                        if (done == 0 && need <= r->n_buf)
-                                torn = end = true; /* cannot be: the window was as long as asked for */
-                        r->want_bytes = MAX(need, (uint32_t)SCAN_BYTES);
-                        break;
-                }
-                if (c != 0 || (h->type != RECORD_PAD && record_payload_check(h, record_payload(h)) != 0)) {
-                        uint8_t zero[FORMAT_PAGE_BYTES] = {};
-                        torn = memcmp(h, zero, sizeof zero) && !memcmp(h->magic, "kvtR", 4) && h->generation == generation;
-                        end = true; /* nothing more, or the record that was being written */
-                        break;
-                }
-                if (h->type == RECORD_SPACE && recovery_wants_space(r, h->key, s->segment))
-                        recovery_learn_space(r, h->key, s->segment, record_payload(h), h->stored_bytes);
-                if (!scan_add(r, h)) {
-                        end = true;
-                        whole = false;
-                        break;
-                }
-                if (h->type == RECORD_DROP) {
-                        struct known_space *k = recovery_space(r, h->space);
-                        if (k)
-                                recovery_drops(r, k, record_payload(h), h->stored_bytes / sizeof(struct drop_entry), s->segment, generation,
-                                               page);
-                }
-                done += h->n_pages;
-        }
-        give(r, &r->buf, r->n_buf, 0);
-        r->scan_page += done;
-        if (end || !whole || r->scan_page >= device_segment_pages(d))
-                scan_finished(r, s, torn, whole);
-        recovery_step(r);
-}
-
-static void scan_some(struct recovery *r, struct slot *s)
-{
-        struct nvme_device *d = r->device;
-        uint32_t left, bytes;
-
-        if (!r->scan_page) {
-                r->scan_page = 1;
-                r->want_bytes = SCAN_BYTES;
-        }
-        left = (device_segment_pages(d) - r->scan_page) * FORMAT_PAGE_BYTES;
-        bytes = MIN(r->want_bytes ?: (uint32_t)SCAN_BYTES, left);
-        if (bytes > d->buffers.n_pages / 2 * FORMAT_PAGE_BYTES) {
-                scan_finished(r, s, true, false);
-                recovery_step(r);
-                return;
-        }
-        read_buf(r, format_segment_offset(&d->sb, s->segment) + (uint64_t)r->scan_page * FORMAT_PAGE_BYTES, bytes, scan_read);
 }
 
 /* reading ahead */
@@ -383,7 +238,7 @@ static void tail_read(struct nvme_io *io, int result, void *arg)
         s->state = SLOT_READY;
         s->result = result;
         if (result < 0) {
-                give(r, &s->buf, s->n_bytes, result);
+                recovery_give(r, &s->buf, s->n_bytes, result);
                 device_count_error(d, false);
                 if (d->recovery != r)
                         return;
@@ -400,7 +255,7 @@ static bool read_tail(struct recovery *r, struct slot *s, uint32_t bytes)
         s->n_bytes = bytes;
         if (!s->buf || !device_io(d, RING_READ, s->buf, format_segment_offset(&d->sb, s->segment) + d->sb.segment_bytes - bytes, bytes,
                                   tail_read, s)) {
-                give(r, &s->buf, bytes, 0);
+                recovery_give(r, &s->buf, bytes, 0);
                 return false;
         }
         s->state = SLOT_READING;
@@ -418,7 +273,7 @@ static bool segment_step(struct recovery *r, struct slot *s)
 
         if (s->buf && !r->entries && footer_peek(s->buf + s->n_bytes - 64, &at, d->sb.segment_bytes, &t, &n) == 0) {
                 if (n > s->n_bytes && n <= (uint64_t)d->buffers.n_pages / 2 * FORMAT_PAGE_BYTES) {
-                        give(r, &s->buf, s->n_bytes, 0);
+                        recovery_give(r, &s->buf, s->n_bytes, 0);
                         s->state = SLOT_IDLE;
                         read_tail(r, s, (uint32_t)n); /* else recovery_step() tries again */
                         return false;
@@ -431,15 +286,15 @@ static bool segment_step(struct recovery *r, struct slot *s)
                 if (n == s->n_bytes && footer_check(s->buf, n, &at, d->sb.segment_bytes) == 0) {
                         if (!apply_footer(r, s, &t))
                                 return false;
-                        segment_finished(r);
+                        recovery_segment_finished(r);
                         return true;
                 }
-                tell_damage(d, format_segment_offset(&d->sb, s->segment) + d->sb.segment_bytes - n,
-                            "the footer there does not verify: the segment is read record by record");
+                recovery_tell_damage(d, format_segment_offset(&d->sb, s->segment) + d->sb.segment_bytes - n,
+                                     "the footer there does not verify: the segment is read record by record");
         }
         if (s->buf)
-                give(r, &s->buf, s->n_bytes, 0);
-        scan_some(r, s);
+                recovery_give(r, &s->buf, s->n_bytes, 0);
+        recovery_scan_some(r, s);
         return false;
 }
 
@@ -485,11 +340,13 @@ static void recovery_finished(struct recovery *r)
                  (unsigned long long)d->counters.n_torn);
         recovery_free(d);
         log_settle(d);
+        if (d->unflushable)
+                device_unflushable(d);
         if (d->nvme->on_room)
                 d->nvme->on_room(d->nvme, d->nvme->arg);
 }
 
-static void recovery_step(struct recovery *r)
+void recovery_step(struct recovery *r)
 {
         while (!r->busy) {
                 while (r->i_ahead < r->n_order && r->i_ahead < r->i_next + WINDOW) {
@@ -574,7 +431,7 @@ static void header_read(struct nvme_io *io, int result, void *arg)
                 s->virgin = !memcmp(page, zero, sizeof zero);
                 d->n_virgin += s->virgin;
                 if (!s->virgin)
-                        tell_damage(d, io->op.offset, "the header there does not verify: nothing of its segment is served");
+                        recovery_tell_damage(d, io->op.offset, "the header there does not verify: nothing of its segment is served");
                 d->n_free++;
         } else { /* what it holds may be read another time: it is left alone */
                 r->n_unreadable++;
@@ -627,10 +484,11 @@ static void flushed(struct nvme_io *io, int result, void *arg)
 
         if (gone(r))
                 return;
-        if (result < 0)
-                device_fail(r->device, false, "it cannot be flushed");
-        else
-                headers_step(r);
+        if (result < 0) { /* it is read all the same; but nothing on it counts as safe */
+                r->device->unflushable = true;
+                r->device->serial = 1;
+        }
+        headers_step(r);
 }
 
 void recovery_start(struct nvme_device *d)

@@ -49,6 +49,21 @@ struct recovery {
         uint32_t *scan_spaces; /* owned: entry numbers of descriptors in a scan, by known space */
 };
 
+/* shared by the files of recovery */
+
+/* After a crash some is to be expected: what was being written then. */
+void recovery_tell_damage(const struct nvme_device *d, uint64_t offset, const char *what);
+/* Gives a buffer back, unless the kernel may still have it. */
+void recovery_give(struct recovery *r, uint8_t **buf, uint32_t n, int result);
+/* Into r->buf. False: tried again at the next step. */
+bool recovery_read_buf(struct recovery *r, uint64_t offset, uint32_t bytes, void (*done)(struct nvme_io *, int, void *));
+/* A read for the segment at hand came back. False: that was the end of it all, or is to be. A read that failed gave its buffer back already. */
+bool recovery_came_back(struct recovery *r, int result);
+void recovery_segment_finished(struct recovery *r);
+/* As far as it goes without waiting. */
+void recovery_step(struct recovery *r);
+void recovery_scan_some(struct recovery *r, struct slot *s);
+
 /* NULL: none of this digest was seen yet */
 struct known_space *recovery_space(struct recovery *r, const uint8_t digest[16]);
 /* The descriptor that a segment has of it is to be read. */

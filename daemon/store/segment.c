@@ -381,7 +381,9 @@ static void start_sync(struct nvme *n, struct nvme_sync_all *s, bool with_drops)
                 bool drops = with_drops && nvme_drops_wait(n, d, n->drops_serial);
                 if (drops && (d->state == DEVICE_OPENING || d->state == DEVICE_RECOVERING))
                         s->result = KVT_E_AGAIN;
-                if (with_drops && device_alive(d) && d->drops_lost)
+                if ((drops && d->state == DEVICE_FAILED) || (with_drops && device_alive(d) && d->drops_lost))
+                        s->result = KVT_E_IO;
+                if (d->state == DEVICE_RECOVERING && d->unflushable)
                         s->result = KVT_E_IO;
                 if (!device_alive(d) || (d->serial <= d->flushed && !drops))
                         continue;

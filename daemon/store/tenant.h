@@ -64,6 +64,7 @@ struct space {
         uint8_t *descriptor; /* owned; what a device remembers of the space */
         uint32_t n_descriptor;
         bool purging; /* its records are being taken out; n_open counts that */
+        bool is_kept; /* for what is remembered of its drops, which name it by its number; n_open counts that */
         bool not_recovered; /* it was purged while devices were recovered: what they still bring of it is void */
 };
 

@@ -342,7 +342,8 @@ static void add_drop(struct nvme *n, struct space *s, uint32_t device, const str
                         p = last;
         }
         if (!p) {
-                if (n->n_drops >= DROPS_MAX || !(p = new0(struct drops, 1))) {
+                /* those that wait for a device that may never come back do not take the room of others */
+                if (n->n_drops >= (late ? DROPS_MAX / 2 : DROPS_MAX) || !(p = new0(struct drops, 1))) {
                         log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back after a restart: too many drops wait");
                         n->devices[device]->drops_lost = true;
                         return;
@@ -367,9 +368,18 @@ void nvme_drop_later(struct nvme *n, struct space *s, uint32_t shard, const uint
         add_drop(n, s, device, &e);
 }
 
+/* Until what is remembered is forgotten, see forget_drops(): under another number it would say nothing. */
+static void keep_space(struct space *s)
+{
+        s->n_open += !s->is_kept;
+        s->is_kept = true;
+}
+
 void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at)
 {
-        n->forget_cursor = 0;
+        if (at.n_pages || nvme_recovering(n)) /* else it names no place, and is forgotten when what is away has come back */
+                n->forget_cursor = 0;
+        keep_space(s);
         if (catalog_add_drop(&n->catalog, s->id, shard, key, at) == POOL_NONE)
                 log_limited(LOG_WARNING, "What was dropped from an NVMe device may be back: the index is full");
 }
@@ -407,6 +417,7 @@ void nvme_drop_part(struct nvme *n, struct space *s, uint32_t shard, const uint8
                 take_out(n, i);
         }
         for (uint32_t k = 0; k < n->n_devices; k++)
+                /* what is being recycled may hold a record that the catalog does not know any more */
                 if (k == device || in_flight || n->devices[k]->recycle || n->devices[k]->state != DEVICE_SERVING)
                         nvme_drop_later(n, s, shard, key, k);
         if (nvme_away(n) && s->id < 1u << 24 && n->n_remembered < REMEMBERED_MAX) { /* clients must not fill the catalog with it */
@@ -429,7 +440,9 @@ void nvme_drop_space(struct nvme *n, struct space *s)
                 add_drop(n, s, i, &e);
         if (nvme_away(n)) {
                 s->not_recovered = true;
-                n->forget_cursor = 0;
+                if (nvme_recovering(n))
+                        n->forget_cursor = 0;
+                keep_space(s);
         }
 }
 

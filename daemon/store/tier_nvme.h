@@ -313,10 +313,10 @@ void nvme_flush_start(struct nvme *n, struct nvme_sync_all *s);
 uint64_t nvme_next_generation(struct nvme *n);
 /* Some device is being opened or recovered: it may bring records that nobody knows of yet. */
 bool nvme_recovering(const struct nvme *n);
+/* What was pushed out a moment ago is still on some device: a crash may bring it back. */
+bool nvme_recycling(const struct nvme *n);
 /* Some device is out of service, for now or for good: what is dropped meanwhile is remembered, in case that it comes back. */
 bool nvme_away(const struct nvme *n);
-/* What was pushed out of a segment may be back after a crash, until that is wiped: the catalog does not know of it. */
-bool nvme_recycling(const struct nvme *n);
 /* Older records of the part are void when they are recovered. at: n_pages 0: all are older. There is no LIVE entry. */
 void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], struct record_at at);
 

@@ -1,47 +1,6 @@
 /* What breaks while the device is opened, filled, recycled or taken away; and what must not come of it: bytes that were promised are there afterwards. */
 #include "tests/crash/chain.h"
 
-static void begin(unsigned seed, uint32_t n_segments)
-{
-        log_set_level("error");
-        store_init(&st, seed, n_segments, "nvme_admit_hits=1\n");
-        store_open(&st);
-        store_serve(&st);
-}
-
-/* A chain that is durable, and in no memory any more: the power went. The device is not open. */
-static void begin_crashed(void)
-{
-        begin(1, 24);
-        for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(put_block(b));
-        CHECK_OK(make_durable(N - 1));
-        store_crash(&st);
-}
-
-static int teardown(void **state)
-{
-        version = 1;
-        replace = false;
-        store_deinit(&st);
-        return 0;
-}
-
-static void all_is_back(void)
-{
-        CHECK_EQ(matched(), N);
-        for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(read_block(b));
-        store_audit(&st);
-}
-
-static void wait_for_hang(struct nvme_device *d)
-{
-        st.e.now_usec += 31 * USEC_PER_SEC;
-        engine_expire(&st.e);
-        CHECK_EQ(d->state, DEVICE_FAILED);
-}
-
 /* It hangs at any step of being recovered, is given up, and goes on: nothing is begun on it, and what it holds is still there when it is attached again. */
 static void test_hang_while_recovering(void **state)
 {
@@ -67,25 +26,6 @@ static void test_hang_while_recovering(void **state)
         }
 }
 
-/* All that is under way on the write side comes to an end, footers too; then the daemon ends in good order. */
-static void end_well(void)
-{
-        nvme_stop(&st.e.nvme);
-        TURN_UNTIL(&st, nvme_idle(&st.e.nvme));
-        store_close(&st);
-}
-
-static void start(void)
-{
-        store_open(&st);
-        store_serve(&st);
-}
-
-static uint64_t segment_offset(uint32_t block, uint32_t page)
-{
-        return format_segment_offset(&store_device(&st)->sb, place_of(block).segment) + page * 4096;
-}
-
 /* Each segment describes the spaces of its records: a description that is damaged costs nothing while there is another. */
 static void test_damaged_descriptor(void **state)
 {
@@ -104,21 +44,6 @@ static void test_damaged_descriptor(void **state)
         start();
         all_is_back();
         CHECK_OK(read_block(N));
-}
-
-/* Other blocks, durable one by one. */
-static void fill(uint32_t n)
-{
-        for (uint32_t b = 1000; b < 1000 + n; b++) {
-                status = 1;
-                part_fill(st.staging->base, BYTES, part_word(b, 0, 1));
-                put = (struct put){.space = st.s[SPACE], .staging = st.staging, .done = on_put};
-                list_init(&put.link);
-                key_make(b, put.key);
-                CHECK_EQ(put_start(&st.e, &put), PUT_PENDING);
-                TURN_UNTIL(&st, status != 1);
-                CHECK_OK(make_durable(b));
-        }
 }
 
 /* A segment whose header cannot be read is neither free nor forgotten. */
@@ -458,178 +383,22 @@ static void test_drops_take_the_last_room(void **state)
         store_audit(&st);
 }
 
-static void on_read(struct nvme_read *r, int result)
-{
-        status = result;
-}
-
-static uint32_t entry_of(uint32_t b)
-{
-        uint8_t key[16];
-
-        key_make(b, key);
-        return nvme_find(&st.e.nvme, st.s[SPACE], 0, key);
-}
-
-/* Somebody works on what was read when the device fails: its memory stays until that is over. */
-static void test_attach_while_it_is_read(void **state)
-{
-        struct nvme_read read = {.n_bytes = UINT64_MAX, .done = on_read};
-
-        begin_crashed();
-        start();
-        struct nvme_device *d = store_device(&st);
-        status = 1;
-        CHECK_OK(nvme_read_begin(&st.e.nvme, &read, entry_of(0)));
-        TURN_UNTIL(&st, status != 1);
-        CHECK_OK(status);
-        device_fail(d, false, "a test");
-        TURN_UNTIL(&st, d->sweep_cursor == UINT32_MAX);
-        CHECK_IS(nvme_attach(&st.e.nvme, st.path), KVT_E_AGAIN);
-        nvme_read_end(&st.e.nvme, &read);
-        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
-        store_serve(&st);
-        all_is_back();
-}
-
-static struct nvme_read readers[4];
-
-static void on_read_again(struct nvme_read *r, int result)
-{
-        nvme_read_end(&st.e.nvme, r);
-        uint32_t i = entry_of((uint32_t)(r - readers));
-        if (i != POOL_NONE)
-                nvme_read_begin(&st.e.nvme, r, i);
-}
-
-/* It goes, however much it is read; and one that failed does, too. */
-static void test_detach_while_it_is_read(void **state)
-{
-        begin_crashed();
-        start();
-        struct nvme_device *d = store_device(&st);
-        for (uint32_t i = 0; i < ELEMENTSOF(readers); i++) {
-                readers[i] = (struct nvme_read){.n_bytes = UINT64_MAX, .done = on_read_again};
-                CHECK_OK(nvme_read_begin(&st.e.nvme, &readers[i], entry_of(i)));
-        }
-        for (int i = 0; i < 100; i++)
-                store_turn(&st, 1);
-        CHECK_OK(nvme_detach(&st.e.nvme, st.path));
-        for (int i = 0; i < 1000 && d->state != DEVICE_DETACHED; i++)
-                store_turn(&st, 1);
-        CHECK_EQ(d->state, DEVICE_DETACHED);
-        CHECK(d->fd < 0);
-        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
-        store_serve(&st);
-        all_is_back();
-        device_fail(d, false, "a test");
-        CHECK_OK(nvme_detach(&st.e.nvme, st.path));
-        TURN_UNTIL(&st, d->state == DEVICE_DETACHED && d->fd < 0);
-        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
-        store_serve(&st);
-        all_is_back();
-}
-
-/* No memory for a footer just when the device is to go. */
-static void test_detach_without_memory(void **state)
-{
-        void *taken[32];
-        uint32_t n = 0, sizes[32];
-
-        begin(1, 24);
-        struct nvme_device *d = store_device(&st);
-        CHECK_OK(put_block(0));
-        CHECK_OK(make_durable(0));
-        for (uint32_t size = d->buffers.n_pages; size; size /= 2)
-                while (n < ELEMENTSOF(taken) && (taken[n] = buffers_take(&d->buffers, size * 4096ul)))
-                        sizes[n++] = size;
-        CHECK_EQ(d->buffers.n_used, d->buffers.n_pages);
-        CHECK_OK(nvme_detach(&st.e.nvme, st.path));
-        for (int i = 0; i < 20; i++)
-                store_turn(&st, 8);
-        while (n--)
-                buffers_give(&d->buffers, taken[n], sizes[n] * 4096ul);
-        TURN_UNTIL(&st, d->state == DEVICE_DETACHED);
-}
-
-/* The process was stopped for a while: what came back meanwhile is there, and only has to be looked at. */
-static void test_loop_that_stood_still(void **state)
-{
-        begin_crashed();
-        start();
-        struct nvme_device *d = store_device(&st);
-        load = (struct load){.space = st.s[SPACE], .done = on_load};
-        key_make(0, load.key);
-        status = 1;
-        CHECK_EQ(load_start(&st.e, &load), PUT_PENDING);
-        engine_pass(&st.e);
-        sim_step(st.disk, 100);
-        st.e.now_usec += 60 * USEC_PER_SEC;
-        engine_expire(&st.e);
-        CHECK_EQ(d->state, DEVICE_SERVING);
-        TURN_UNTIL(&st, status != 1);
-        CHECK_OK(status);
-        st.disk->hangs = true; /* but one that hangs is found out */
-        key_make(1, load.key);
-        status = 1;
-        CHECK_EQ(load_start(&st.e, &load), PUT_PENDING);
-        st.e.now_usec += 60 * USEC_PER_SEC;
-        engine_expire(&st.e);
-        st.e.now_usec = engine_deadline(&st.e);
-        engine_expire(&st.e);
-        CHECK_EQ(d->state, DEVICE_FAILED);
-        st.disk->hangs = false;
-}
-
-static void write_at(const char *path, uint64_t offset, const void *p, size_t n)
-{
-        int fd = open(path, O_RDWR);
-
-        CHECK(fd >= 0 && pwrite(fd, p, n, (off_t)offset) == (ssize_t)n);
-        close(fd);
-}
-
-/* Somebody partitioned the device meanwhile: what is left of ours is no reason to write to it. */
-static void test_device_is_another_now(void **state)
-{
-        uint8_t page[4096] = {}, after[4096];
-
-        begin_crashed();
-        part_fill(page, 300, 42);
-        memcpy(page + 510, "\x55\xaa", 2);
-        memcpy(page + 512, "EFI PART", 8);
-        write_at(st.path, 0, page, sizeof page);
-        store_open(&st);
-        TURN_UNTIL(&st, st.e.nvme.devices[0]->state == DEVICE_FAILED);
-        int fd = open(st.path, O_RDONLY);
-        CHECK(pread(fd, after, sizeof after, 0) == sizeof after && !memcmp(page, after, sizeof after));
-        close(fd);
-        CHECK_OK(nvme_attach(&st.e.nvme, "/dev/kvtier-is-not-there"));
-        TURN_UNTIL(&st, st.e.nvme.devices[1]->state == DEVICE_FAILED);
-        CHECK(access("/dev/kvtier-is-not-there", F_OK) != 0);
-}
-
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_teardown(test_hang_while_recovering, teardown),
-                cmocka_unit_test_teardown(test_write_to_a_device_that_failed, teardown),
                 cmocka_unit_test_teardown(test_damaged_descriptor, teardown),
                 cmocka_unit_test_teardown(test_unreadable_header, teardown),
                 cmocka_unit_test_teardown(test_read_error_in_a_scan, teardown),
                 cmocka_unit_test_teardown(test_durable_after_a_kill, teardown),
-                cmocka_unit_test_teardown(test_reads_fail_while_recovering, teardown),
-                cmocka_unit_test_teardown(test_generation_at_its_end, teardown),
-                cmocka_unit_test_teardown(test_drops_take_the_last_room, teardown),
-                cmocka_unit_test_teardown(test_attach_while_it_is_read, teardown),
-                cmocka_unit_test_teardown(test_detach_while_it_is_read, teardown),
-                cmocka_unit_test_teardown(test_detach_without_memory, teardown),
-                cmocka_unit_test_teardown(test_loop_that_stood_still, teardown),
-                cmocka_unit_test_teardown(test_device_is_another_now, teardown),
                 cmocka_unit_test_teardown(test_description_is_not_written, teardown),
                 cmocka_unit_test_teardown(test_hole_without_a_footer, teardown),
                 cmocka_unit_test_teardown(test_drop_is_not_written, teardown),
                 cmocka_unit_test_teardown(test_drop_for_a_device_to_come, teardown),
+                cmocka_unit_test_teardown(test_reads_fail_while_recovering, teardown),
+                cmocka_unit_test_teardown(test_write_to_a_device_that_failed, teardown),
+                cmocka_unit_test_teardown(test_generation_at_its_end, teardown),
+                cmocka_unit_test_teardown(test_drops_take_the_last_room, teardown),
         };
 
         assert_bind_loop();

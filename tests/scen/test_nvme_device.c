@@ -228,7 +228,7 @@ static void test_a_full_file_system(void **state)
                 }
                 CHECK_EQ(pattern_match(&sp, keys, 4), 4); /* memory goes on */
         }
-        CHECK(n_durable >= 60 && n_late == 16); /* and so does the device, with what room it has */
+        CHECK(n_durable >= 48 && n_late >= 8); /* and so does the device, with what room it has */
         CHECK(device_see(&d, 0, &v));
         CHECK(!strcmp(v.state, "serving"));
         CHECK(daemon_counter(&d, "nvme_recycled") > 0);
