@@ -60,7 +60,7 @@ export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
 for v in "$@"; do
 	variant=${v%%:*} build=${v#*:}
 	export STORM_SEC=3
-	[ "$variant" = gcc ] || STORM_SEC=10
+	[ "$variant" = gcc ] || STORM_SEC=5
 	for t in "$build"/tests/unit/test_* "$build"/tests/scen/test_* "$build"/tests/fault/test_* "$build"/tests/crash/test_*; do
 		case $t in *.o | *.d | *.so) continue ;; esac
 		[ -x "$t" ] && one "$variant" "$build" "$t"

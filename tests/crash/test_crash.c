@@ -492,7 +492,7 @@ static void test_crashes(void **state)
 {
         const char *one = getenv("CRASH_SEED"), *many = getenv("CRASHES");
         unsigned seed = one ? (unsigned)atoi(one) : many ? 1 : (unsigned)(check_now_usec() % 1000000);
-        uint64_t until = check_now_usec() + 12000000, least = many ? (uint64_t)atoll(many) : 0;
+        uint64_t until = check_now_usec() + 8000000, least = many ? (uint64_t)atoll(many) : 0;
 
         log_set_level("error");
         do {
