@@ -121,10 +121,12 @@ void device_fail(struct nvme_device *d, bool readable, const char *format, ...)
         metrics.c_nvme_device_failures++;
         if (readable && d->state == DEVICE_SERVING) {
                 d->state = DEVICE_DRAINING;
+                nvme_drops_leave(d->nvme, d);
                 log_settle(d);
                 return;
         }
         d->state = DEVICE_FAILED;
+        nvme_drops_leave(d->nvme, d);
         d->sweep_cursor = 0;
         /* first, or they take what is given up for an answer: recovery would find all segments empty, and serve */
         recovery_free(d);

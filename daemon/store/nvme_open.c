@@ -359,6 +359,7 @@ int nvme_detach(struct nvme *n, const char *path)
                 recovery_free(d);
         if (d->state == DEVICE_SERVING || d->state == DEVICE_RECOVERING) {
                 d->state = DEVICE_DRAINING;
+                nvme_drops_leave(n, d);
                 snprintf(d->detail, sizeof d->detail, "being detached");
         }
         recycle_free(d);

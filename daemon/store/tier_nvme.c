@@ -1,7 +1,7 @@
 /* The NVMe tier as the engine sees it: finding and reading records, taking them out, remembering that they are out. */
 #include <string.h>
 
-#include "daemon/store/tier_nvme.h"
+#include "daemon/store/recovery.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
@@ -213,7 +213,9 @@ struct drops {
         uint32_t device;
         uint32_t n;
         bool late; /* the device was not there yet, or a write failed: newer records of what they name may be there by now */
-        bool failed;
+        bool failed; /* they were tried to be written before: then first at */
+        uint64_t generation;
+        uint32_t page;
         uint64_t serial; /* of the first of them */
         struct nvme_write write;
         struct nvme *nvme;
@@ -232,9 +234,30 @@ static void drops_free(struct drops *p)
         free(p);
 }
 
+/* They may be written only when the device is back. What it brings until then, as far as it is older, must not be found. */
+static void drops_are_away(struct nvme *n, struct drops *p)
+{
+        p->late = true;
+        for (uint32_t k = 0; k < p->n; k++) {
+                const struct drop_entry *e = &p->entries[k];
+                if (e->what == 1 && !p->space->n_records)
+                        p->space->not_recovered = true;
+                else if (e->what == 2 && catalog_find_live(&n->catalog, p->space->id, e->shard, e->key) == POOL_NONE)
+                        nvme_remember_drop(n, p->space, e->shard, e->key, (struct record_at){});
+        }
+}
+
+void nvme_drops_leave(struct nvme *n, const struct nvme_device *d)
+{
+        list_for_each (p, &n->drops, struct drops, link)
+                if (p->device == d->i && !p->late)
+                        drops_are_away(n, p);
+}
+
 static void drops_written(struct nvme_write *w, int r)
 {
         struct drops *p = container_of(w, struct drops, write);
+        struct nvme_device *d = p->nvme->devices[p->device];
 
         if (r == 0) {
                 drops_free(p);
@@ -242,18 +265,21 @@ static void drops_written(struct nvme_write *w, int r)
         }
         p->late = p->failed = true;
         list_append(&p->nvme->drops, &p->link); /* again, elsewhere: errors in a row fail the device */
-        list_for_each (s, &p->nvme->devices[p->device]->syncs, struct nvme_sync, link)
+        if (d->state != DEVICE_SERVING)
+                drops_are_away(p->nvme, p);
+        list_for_each (s, &d->syncs, struct nvme_sync, link)
                 if (s->drops_serial >= p->serial)
                         s->serial = UINT64_MAX;
 }
 
-/* The device was away when it was said, and has brought back what it voids. */
+/* The device may have been away, and may have brought back what they void: what lies before the place where they were to be written first. */
 static void take_out_dropped(struct nvme *n, const struct drops *p)
 {
         for (uint32_t k = 0; k < p->n; k++) {
                 const struct drop_entry *e = &p->entries[k];
                 uint32_t i = e->what == 2 ? catalog_find_live(&n->catalog, p->space->id, e->shard, e->key) : POOL_NONE;
-                if (i != POOL_NONE && entry_place(catalog_at(&n->catalog, i)).device == p->device)
+                struct record_at at = i != POOL_NONE ? entry_place(catalog_at(&n->catalog, i)) : (struct record_at){};
+                if (i != POOL_NONE && at.device == p->device && (!p->failed || !recovery_later(n, at, p->generation, p->page)))
                         nvme_forget(n, i, KVT_WHY_DROPPED);
         }
 }
@@ -296,10 +322,10 @@ bool nvme_write_drops(struct nvme *n)
                 struct nvme_device *d = n->devices[p->device];
                 if (d->state != DEVICE_SERVING) /* it may come back */
                         continue;
-                if (p->late && !p->failed)
+                if (p->late) {
                         take_out_dropped(n, p);
-                if (p->late)
                         take_late_out(n, p);
+                }
                 if (!p->n) {
                         drops_free(p);
                         continue;
@@ -314,6 +340,10 @@ bool nvme_write_drops(struct nvme *n)
                 if (r != 0)
                         return false;
                 list_remove(&p->link); /* drops_free() unlinks it once more, from itself */
+                if (!p->failed) {
+                        p->generation = w->generation;
+                        p->page = w->at.page;
+                }
                 memset(record_payload(w->header), 0, (size_t)(w->n_pages - w->header->header_pages) * FORMAT_PAGE_BYTES);
                 memcpy(record_payload(w->header), p->entries, w->stored_bytes);
                 d->segments[w->at.segment].has_drops = true;

@@ -323,6 +323,8 @@ void nvme_remember_drop(struct nvme *n, struct space *s, uint32_t shard, const u
 /* Writes down what was dropped; false: not all could be, and nothing else may be written before. */
 bool nvme_write_drops(struct nvme *n);
 void nvme_drops_free(struct nvme *n);
+/* The device is not served any more, maybe for a while. */
+void nvme_drops_leave(struct nvme *n, const struct nvme_device *d);
 bool nvme_drops_writable(const struct nvme *n); /* there are some, for a device that serves */
 /* Drops of the device are still to be written, of those up to serial. */
 bool nvme_drops_wait(const struct nvme *n, const struct nvme_device *d, uint64_t serial);
