@@ -33,7 +33,7 @@ struct fio_result fio_run(const struct fio_job *j)
         else
                 snprintf(length, sizeof(length), "--end_fsync=1");
         snprintf(command, sizeof(command),
-                 "exec fio --name=bare --ioengine=io_uring --direct=1 --overwrite=1 --output-format=json --filename='%s' --rw=%s --bs=%llu "
+                 "exec fio --name=bare --ioengine=io_uring --direct=1 --overwrite=1 --lat_percentiles=1 --output-format=json --filename='%s' --rw=%s --bs=%llu "
                  "--size=%llu --iodepth=%u %s",
                  j->path, j->rw, (unsigned long long)j->block_bytes, (unsigned long long)j->size_bytes, j->depth, length);
         f = popen(command, "re");
@@ -46,7 +46,7 @@ struct fio_result fio_run(const struct fio_job *j)
                 die("fio failed (%d)", status);
         part = strstr(text, strstr(j->rw, "read") ? "\"read\" : {" : "\"write\" : {");
         return (struct fio_result){.bytes_sec = number_after(part, "bw_bytes"),
-                                   .p50_usec = number_after(part ? strstr(part, "\"clat_ns\"") : NULL, "50.000000") / 1000};
+                                   .p50_usec = number_after(part ? strstr(part, "\"lat_ns\"") : NULL, "50.000000") / 1000};
 }
 
 void noise_file(const char *path, uint64_t bytes, uint64_t zero_bytes)

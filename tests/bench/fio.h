@@ -13,7 +13,7 @@ struct fio_job {
 };
 struct fio_result {
         double bytes_sec;
-        double p50_usec; /* of clat */
+        double p50_usec; /* of lat */
 };
 /* Skips the benchmark where there is no fio. */
 struct fio_result fio_run(const struct fio_job *j);
