@@ -252,7 +252,8 @@ static void latency_row(const char *name, char sense, const char *note)
                 samples_add(&base, fio("randread", 4096, 1).p50_usec);
                 samples_add(&ours, row_round(quick() ? 300 : 1000));
         }
-        ratio_row(name, "us", &ours, &base, 1, "fio, io_uring, randread of 4 KiB, 1 deep, median of lat (from asking to having it)", sense, 1.2, note);
+        ratio_row(name, "us", &ours, &base, 1, "fio, io_uring, randread of 4 KiB, 1 deep, median of lat (from asking to having it)", sense,
+                  1.2, note);
         samples_deinit(&ours);
         samples_deinit(&base);
 }
@@ -436,7 +437,8 @@ static void row_client(void)
                         samples_add(&s, (double)(now_nsec() - start_nsec) / 1000);
                 }
         }
-        ratio_row("nvme_row_4k_client", "us", &s, &base, 1, "fio, io_uring, randread of 4 KiB, 1 deep, median of lat (from asking to having it)", 0, 0,
+        ratio_row("nvme_row_4k_client", "us", &s, &base, 1,
+                  "fio, io_uring, randread of 4 KiB, 1 deep, median of lat (from asking to having it)", 0, 0,
                   "kvt_get_planes() of one plane of 4 KiB of a block on NVMe only");
         kvt_space_close(space);
         kvt_close(c);

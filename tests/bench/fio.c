@@ -33,7 +33,8 @@ struct fio_result fio_run(const struct fio_job *j)
         else
                 snprintf(length, sizeof(length), "--end_fsync=1");
         snprintf(command, sizeof(command),
-                 "exec fio --name=bare --ioengine=io_uring --direct=1 --overwrite=1 --lat_percentiles=1 --output-format=json --filename='%s' --rw=%s --bs=%llu "
+                 "exec fio --name=bare --ioengine=io_uring --direct=1 --overwrite=1 --lat_percentiles=1 --output-format=json "
+                 "--filename='%s' --rw=%s --bs=%llu "
                  "--size=%llu --iodepth=%u %s",
                  j->path, j->rw, (unsigned long long)j->block_bytes, (unsigned long long)j->size_bytes, j->depth, length);
         f = popen(command, "re");
