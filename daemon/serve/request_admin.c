@@ -163,6 +163,7 @@ static void stat_tenant(struct session *c, Kvtier__StatReply *r, Kvtier__Tier *t
         tier->slab_bytes = t->held_bytes;
         tier->used_bytes = t->used_bytes;
         tier->payload_bytes = t->payload_bytes;
+        tier->n_blocks = t->n_parts;
         tier->pages = (char *)"";
         r->n_counters = ELEMENTSOF(own);
         for (size_t i = 0; i < ELEMENTSOF(own); i++) {
@@ -190,6 +191,7 @@ static void stat_all(struct server *s, Kvtier__StatReply *r, Kvtier__Tier *tier,
         tier->slab_bytes = t->slab_bytes;
         tier->used_bytes = t->used_bytes;
         tier->payload_bytes = t->payload_bytes;
+        tier->n_blocks = t->n_parts;
         tier->n_slabs = t->n_slabs;
         tier->n_retired = t->n_retired;
         r->n_counters = ELEMENTSOF(counters);

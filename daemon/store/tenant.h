@@ -30,7 +30,7 @@ struct tenant {
         uint64_t staging_bytes; /* of held_bytes */
         uint64_t retired_bytes; /* of held_bytes: slabs on their way back, from clients that still map them */
         uint64_t used_bytes; /* slots in use */
-        uint64_t payload_bytes;
+        uint64_t payload_bytes, n_parts;
         uint64_t record_bytes, n_records; /* on NVMe devices */
         uint32_t n_blocks, n_sessions, n_spaces, n_leases, n_xfers, n_reservations, n_subscriptions;
         uint64_t hits, misses, evicted;

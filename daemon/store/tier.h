@@ -26,6 +26,6 @@ struct tier {
         uint64_t held_bytes; /* slabs of all tenants, spares, retired ones, staging */
         uint64_t slab_bytes; /* of held_bytes, in slabs */
         uint64_t used_bytes; /* slots in use */
-        uint64_t payload_bytes;
+        uint64_t payload_bytes, n_parts; /* of what is served; n_parts: host only */
         uint32_t n_slabs, n_retired;
 };

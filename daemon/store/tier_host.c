@@ -304,6 +304,8 @@ static void host_publish(struct tier *tier, struct space *space, struct location
         /* release: whoever sees this generation sees the payload and header that a worker wrote and the queue's lock brought here */
         __atomic_store_n(&slab_header(s, at.slot)->generation, k->generation, __ATOMIC_RELEASE);
         tier->payload_bytes += space->geometry.part_bytes;
+        tier->n_parts++;
+        space->tenant->n_parts++;
         space->tenant->payload_bytes += space->geometry.part_bytes;
         space->used_bytes += s->slot_bytes;
 }
@@ -315,6 +317,8 @@ static void host_release(struct tier *tier, struct space *space, struct location
 
         ASSERT(k->state == SLOT_LIVE);
         tier->payload_bytes -= space->geometry.part_bytes;
+        tier->n_parts--;
+        space->tenant->n_parts--;
         space->tenant->payload_bytes -= space->geometry.part_bytes;
         space->used_bytes -= host_slab(h, at.slab)->slot_bytes;
         if (k->n_pins) {

@@ -101,13 +101,27 @@ static void read_part_done(struct nvme_read *r, int result, unsigned which)
         r->done(r, r->result);
 }
 
+/* A record that cannot be read is taken out for good, so it is tried twice. */
+static bool read_again(struct nvme_read *r, struct nvme_io *io, int result, void (*done)(struct nvme_io *, int, void *))
+{
+        struct nvme_device *d = r->device;
+
+        if (result != -EIO || r->tried_again || !readable(d) || !device_io(d, RING_READ, io->op.buf, io->op.offset, io->op.bytes, done, r))
+                return false;
+        r->tried_again = true;
+        device_count_error(d, false); /* r may be gone afterwards */
+        return true;
+}
+
 static void read_first(struct nvme_io *io, int result, void *arg)
 {
-        read_part_done(arg, result, 0);
+        if (!read_again(arg, io, result, read_first))
+                read_part_done(arg, result, 0);
 }
 static void read_second(struct nvme_io *io, int result, void *arg)
 {
-        read_part_done(arg, result, 1);
+        if (!read_again(arg, io, result, read_second))
+                read_part_done(arg, result, 1);
 }
 
 static void give_bufs(struct nvme_read *r)
@@ -135,6 +149,7 @@ int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
         r->n_pending = 0;
         r->buf[0] = r->buf[1] = NULL;
         r->cached = NULL;
+        r->tried_again = false;
         /* the header's length follows from the geometry: what does not agree is refused when it is read */
         uint32_t n_hashes = format_pages(s->geometry.part_bytes);
         r->header_pages = record_header_pages(s->geometry.n_planes, n_hashes);

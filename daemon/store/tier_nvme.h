@@ -132,7 +132,7 @@ struct nvme_read {
         /* filled in */
         struct record_header *header; /* header_pages pages */
         struct cached_header *cached; /* a reference: the header was not read; NULL: it was */
-        bool in_part;
+        bool in_part, tried_again;
         const uint8_t *payload; /* first_byte lies here */
         struct nvme_device *device;
         struct record_at at;

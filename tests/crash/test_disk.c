@@ -40,6 +40,17 @@ static void test_read_error_costs_one_record(void **state)
         store_audit(&st);
 }
 
+/* An error that passes costs nothing but the time. */
+static void test_a_read_is_tried_twice(void **state)
+{
+        sim_fail(st.disk, RING_READ, 1, -EIO);
+        CHECK_OK(block_read(N - 1, 1));
+        CHECK_EQ(matched(), N);
+        CHECK_EQ(store_device(&st)->counters.n_errors, 1);
+        CHECK_EQ(store_device(&st)->counters.n_quarantined, 0);
+        store_audit(&st);
+}
+
 static void test_flipped_bits_are_never_served(void **state)
 {
         struct record_at at = place_of(N - 1);
@@ -205,6 +216,7 @@ int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test_setup_teardown(test_read_error_costs_one_record, setup, teardown),
+                cmocka_unit_test_setup_teardown(test_a_read_is_tried_twice, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_flipped_bits_are_never_served, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_device_that_hangs, setup, teardown),
                 cmocka_unit_test_setup_teardown(test_device_that_hangs_while_it_is_recovered, setup, teardown),
