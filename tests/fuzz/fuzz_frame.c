@@ -493,6 +493,13 @@ static void end(void)
                 FUZZ_CHECK(!t->n_records && !t->record_bytes);
                 FUZZ_CHECK(!nvme_drops_writable(&e->nvme)); /* those that are left wait for devices that are away */
                 nvme_drops_free(&e->nvme);
+                list_for_each_safe (s, &e->tenants.spaces, struct space, link)
+                        if (s->is_kept) { /* likewise */
+                                FUZZ_CHECK(nvme_away(&e->nvme));
+                                s->is_kept = false;
+                                s->n_open--;
+                                engine_settle_space(e, s);
+                        }
                 FUZZ_CHECK(!t->n_blocks && !t->used_bytes && !t->payload_bytes && !t->held_bytes && !t->staging_bytes && !t->retired_bytes);
                 list_for_each (s, &e->tenants.spaces, struct space, link)
                         if (s->tenant == t)
