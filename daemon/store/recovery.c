@@ -61,11 +61,9 @@ void recovery_free(struct nvme_device *d)
         free(r->order);
         free(r->spaces);
         free(r->entries);
-        free(r->scan_spaces);
         r->order = NULL;
         r->spaces = NULL;
         r->entries = NULL;
-        r->scan_spaces = NULL;
         for (int i = 0; i < WINDOW; i++)
                 if (r->slots[i].state == SLOT_READY)
                         recovery_give(r, &r->slots[i].buf, r->slots[i].n_bytes, 0);

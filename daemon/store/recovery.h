@@ -46,7 +46,6 @@ struct recovery {
         uint32_t want_bytes;
         struct footer_entry *entries; /* owned; of a scan */
         uint32_t n_entries, max_entries;
-        uint32_t *scan_spaces; /* owned: entry numbers of descriptors in a scan, by known space */
 };
 
 /* shared by the files of recovery */

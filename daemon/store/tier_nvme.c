@@ -265,7 +265,7 @@ static void drops_are_away(struct nvme *n, struct drops *p)
 void nvme_drops_leave(struct nvme *n, const struct nvme_device *d)
 {
         list_for_each (p, &n->drops, struct drops, link)
-                if (p->device == d->i && !p->late)
+                if (p->device == d->i)
                         drops_are_away(n, p);
 }
 

@@ -26,12 +26,10 @@
 #include "daemon/store/tier.h"
 #include "libclient/codec/format.h"
 
-enum {
-        DEVICE_CLOSE_WAIT_USEC = 2000000,
-};
+enum { DEVICE_CLOSE_WAIT_USEC = 2000000 };
 enum { NVME_DEVICES_MAX = 16, NVME_HISTOGRAM = 20, SEGMENT_NONE = 0xffffffff };
+enum { MOVE_SEGMENTS = 4 /* what may be moved by recycling, saved up, at most */ };
 
-enum { MOVE_SEGMENTS = 4 };
 enum device_state { DEVICE_DETACHED, DEVICE_OPENING, DEVICE_RECOVERING, DEVICE_SERVING, DEVICE_DRAINING, DEVICE_FAILED };
 enum segment_state { SEGMENT_UNKNOWN, SEGMENT_FREE, SEGMENT_OPEN, SEGMENT_CLOSING, SEGMENT_SEALED, SEGMENT_RECYCLING };
 
@@ -117,7 +115,6 @@ struct nvme_write {
         struct write_order order;
         struct list link; /* in log.writes */
         struct list held; /* in log.held */
-        bool counted; /* of n_user_bytes rather than of moves */
         bool is_void; /* must not become visible: dropped meanwhile */
         struct record_at from; /* a move: becomes visible only if the record is still here; n_pages 0: none */
 };
@@ -142,7 +139,6 @@ struct nvme_read {
         uint32_t n_pending;
         int result;
         uint32_t header_pages;
-        bool stuck; /* a buffer is still the kernel's: it is not given back */
 };
 
 struct nvme_sync { /* everything written before is on stable storage, or there is an error */

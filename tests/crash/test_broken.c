@@ -34,7 +34,7 @@ static void test_damaged_descriptor(void **state)
         begin_crashed();
         start();
         CHECK_OK(put_block(N));
-        CHECK_OK(make_durable(N));
+        CHECK_OK(block_make_durable(N));
         uint64_t offset = segment_offset(N, 2);
         CHECK(place_of(N).segment != place_of(0).segment);
         end_well();
@@ -52,7 +52,7 @@ static void test_unreadable_header(void **state)
         begin(1, 6);
         for (uint32_t b = 0; b < N; b++)
                 CHECK_OK(put_block(b));
-        CHECK_OK(make_durable(N - 1));
+        CHECK_OK(block_make_durable(N - 1));
         st.disk->bad_offset = segment_offset(0, 0);
         st.disk->bad_bytes = 4096;
         end_well();
@@ -71,7 +71,7 @@ static void test_read_error_in_a_scan(void **state)
         begin(1, 6);
         for (uint32_t b = 0; b < N; b++)
                 CHECK_OK(put_block(b));
-        CHECK_OK(make_durable(N - 1));
+        CHECK_OK(block_make_durable(N - 1));
         st.disk->bad_offset = segment_offset(0, 1);
         st.disk->bad_bytes = 4096;
         store_crash(&st);
@@ -172,7 +172,7 @@ static void test_hole_without_a_footer(void **state)
         begin(1, 24);
         for (uint32_t b = 0; b < N; b++)
                 CHECK_OK(put_block(b));
-        CHECK_OK(make_durable(2));
+        CHECK_OK(block_make_durable(2));
         struct nvme_device *d = store_device(&st);
         uint64_t footer = format_segment_offset(&d->sb, place_of(0).segment + 1) - 4096;
         st.disk->bad_write_offset = log_offset() + 16 * 4096; /* the second of those that come now */
@@ -182,7 +182,7 @@ static void test_hole_without_a_footer(void **state)
         st.disk->bad_write_offset = footer;
         TURN_UNTIL(&st, status != 1);
         if (status != 0)
-                CHECK_OK(make_durable(N - 1)); /* it is written again, elsewhere */
+                CHECK_OK(block_make_durable(N - 1)); /* it is written again, elsewhere */
         CHECK_EQ(d->state, DEVICE_SERVING);
         check_answer(N - 1);
 }
@@ -192,9 +192,8 @@ static void test_drop_is_not_written(void **state)
 {
         begin(1, 24);
         CHECK_OK(put_block(0));
-        CHECK_OK(make_durable(0));
+        CHECK_OK(block_make_durable(0));
         version = 2;
-        replace = true;
         st.disk->bad_write_offset = log_offset();
         st.disk->bad_write_bytes = 4096;
         CHECK_OK(put_block(0));
@@ -220,7 +219,7 @@ static void test_drop_for_a_device_to_come(void **state)
         sim_install_second(other);
         snprintf(path, sizeof path, "%s.2", st.path);
         CHECK_OK(put_block(0));
-        CHECK_OK(make_durable(0));
+        CHECK_OK(block_make_durable(0));
         CHECK_OK(nvme_attach(&st.e.nvme, path));
         struct nvme_device *d = st.e.nvme.devices[1];
         for (int i = 0; i < 20; i++)
@@ -230,7 +229,7 @@ static void test_drop_for_a_device_to_come(void **state)
         key_make(0, key);
         engine_kill(&st.e, blocks_find(&st.e.blocks, st.s[SPACE]->id, key), KVT_WHY_DROPPED);
         CHECK_OK(put_block(0));
-        CHECK_OK(make_durable(0));
+        CHECK_OK(block_make_durable(0));
         for (int i = 0; i < 2000 && d->state != DEVICE_SERVING; i++) {
                 sim_step(other, 4);
                 store_turn(&st, 4);
@@ -265,7 +264,7 @@ static void test_reads_fail_while_recovering(void **state)
         begin(1, 50);
         for (uint32_t b = 0; b < 40; b++) { /* a segment each, without a footer */
                 CHECK_OK(put_block(b));
-                CHECK_OK(make_durable(b));
+                CHECK_OK(block_make_durable(b));
                 store_crash(&st);
                 start();
         }
@@ -299,7 +298,7 @@ static void test_write_to_a_device_that_failed(void **state)
         struct nvme_device *d = store_device(&st);
         CHECK_OK(read_block(N - 1));
         CHECK_OK(put_block(N));
-        CHECK_OK(make_durable(N)); /* a log is open */
+        CHECK_OK(block_make_durable(N)); /* a log is open */
         CHECK_OK(put_block(N + 1));
         key_make(N + 1, key);
         status = 1;
@@ -334,13 +333,12 @@ static void test_generation_at_its_end(void **state)
         store_crash(&st);
         start();
         CHECK_OK(put_block(0));
-        CHECK_OK(make_durable(0));
+        CHECK_OK(block_make_durable(0));
         end_well();
         start();
         version = 2;
-        replace = true;
         CHECK_OK(put_block(0));
-        CHECK_OK(make_durable(0));
+        CHECK_OK(block_make_durable(0));
         store_crash(&st);
         start();
         CHECK_OK(read_block(0));
@@ -364,7 +362,7 @@ static void test_drops_take_the_last_room(void **state)
         struct nvme_device *d = store_device(&st);
         for (uint32_t b = 0; d->n_free > 1; b++) {
                 CHECK_OK(put_block(b));
-                CHECK_OK(make_durable(b));
+                CHECK_OK(block_make_durable(b));
         }
         for (uint32_t i = 0; i < 5000 && !is_full(d); i++) {
                 for (uint32_t k = 1; k <= st.e.nvme.catalog.pool.n_touched; k++)

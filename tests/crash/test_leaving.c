@@ -82,7 +82,7 @@ static void test_detach_without_memory(void **state)
         begin(1, 24);
         struct nvme_device *d = store_device(&st);
         CHECK_OK(put_block(0));
-        CHECK_OK(make_durable(0));
+        CHECK_OK(block_make_durable(0));
         for (uint32_t size = d->buffers.n_pages; size; size /= 2)
                 while (n < ELEMENTSOF(taken) && (taken[n] = buffers_take(&d->buffers, size * 4096ul)))
                         sizes[n++] = size;
@@ -161,7 +161,7 @@ static void test_device_that_stays_away(void **state)
 
         begin(1, 24);
         CHECK_OK(put_block(0));
-        CHECK_OK(make_durable(0));
+        CHECK_OK(block_make_durable(0));
         CHECK_OK(nvme_attach(n, "/dev/kvtier-is-not-there"));
         TURN_UNTIL(&st, n->devices[1]->state == DEVICE_FAILED);
         for (uint32_t i = 0; i < 20000; i++) {
@@ -194,10 +194,58 @@ static void test_no_flush_at_the_start(void **state)
         sim_fail(st.disk, RING_FLUSH, 1, -EIO);
         while (matched() < N)
                 store_turn(&st, 1);
-        CHECK(make_durable(N - 1) != 0);
+        CHECK(block_make_durable(N - 1) != 0);
         TURN_UNTIL(&st, d->state == DEVICE_DRAINING);
         all_is_back();
-        CHECK(make_durable(N - 1) != 0);
+        CHECK(block_make_durable(N - 1) != 0);
+}
+
+/* A version is replaced, and the drop of the old one does not get to the device: it hangs, or fails once, and then the device goes. When it is back, so is the old
+ * record, and must not be found: neither now nor after a crash. */
+static void drop_does_not_get_there(bool hangs)
+{
+        begin(1, 24);
+        struct nvme_device *d = store_device(&st);
+        CHECK_OK(put_block(0));
+        CHECK_OK(block_make_durable(0));
+        version = 2;
+        st.disk->hangs = hangs;
+        st.disk->bad_write_bytes = st.disk->bytes;
+        CHECK_OK(put_block(0));
+        CHECK_EQ(record_of(0), POOL_NONE);
+        if (hangs) {
+                store_turn(&st, 4);
+                wait_for_hang(d);
+                st.disk->hangs = false;
+        } else {
+                TURN_UNTIL(&st, d->counters.n_errors > 0);
+                device_fail(d, false, "a test");
+        }
+        CHECK(!list_empty(&st.e.nvme.drops));
+        TURN_UNTIL(&st, !d->n_stuck);
+        st.disk->bad_write_bytes = 0;
+        TURN_UNTIL(&st, nvme_attach(&st.e.nvme, st.path) == 0);
+        while (d->state != DEVICE_SERVING) {
+                CHECK_EQ(record_of(0), POOL_NONE);
+                store_turn(&st, 1);
+        }
+        CHECK_EQ(record_of(0), POOL_NONE);
+        CHECK_OK(read_block(0));
+        TURN_UNTIL(&st, list_empty(&st.e.nvme.drops));
+        CHECK_OK(sync_all());
+        reopen();
+        CHECK_EQ(record_of(0), POOL_NONE);
+        store_audit(&st);
+}
+
+static void test_drop_hangs_as_the_device_goes(void **state)
+{
+        drop_does_not_get_there(true);
+}
+
+static void test_drop_waits_as_the_device_goes(void **state)
+{
+        drop_does_not_get_there(false);
 }
 
 int main(void)
@@ -210,6 +258,8 @@ int main(void)
                 cmocka_unit_test_teardown(test_device_is_another_now, teardown),
                 cmocka_unit_test_teardown(test_device_that_stays_away, teardown),
                 cmocka_unit_test_teardown(test_no_flush_at_the_start, teardown),
+                cmocka_unit_test_teardown(test_drop_hangs_as_the_device_goes, teardown),
+                cmocka_unit_test_teardown(test_drop_waits_as_the_device_goes, teardown),
         };
 
         assert_bind_loop();
