@@ -229,6 +229,7 @@ static void drop_does_not_get_there(bool hangs)
                 CHECK_EQ(record_of(0), POOL_NONE);
                 store_turn(&st, 1);
         }
+        CHECK_EQ(d->counters.n_recovered, 0); /* not for a moment */
         CHECK_EQ(record_of(0), POOL_NONE);
         CHECK_OK(read_block(0));
         TURN_UNTIL(&st, list_empty(&st.e.nvme.drops));
