@@ -65,6 +65,24 @@ static void test_flipped_bits_are_never_served(void **state)
         CHECK_OK(block_read(0, 1));
 }
 
+static void is_given_up(struct nvme_device *d)
+{
+        st.e.now_usec += 31 * USEC_PER_SEC;
+        engine_expire(&st.e);
+        CHECK_EQ(d->state, DEVICE_FAILED);
+}
+
+static void goes_on_and_all_is_there(struct nvme_device *d)
+{
+        st.disk->hangs = false;
+        TURN_UNTIL(&st, !d->n_stuck);
+        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
+        store_serve(&st);
+        CHECK_EQ(matched(), N);
+        for (uint32_t b = 0; b < N; b++)
+                CHECK_OK(block_read(b, 1));
+}
+
 static void test_device_that_hangs(void **state)
 {
         struct nvme_device *d = store_device(&st);
@@ -75,22 +93,14 @@ static void test_device_that_hangs(void **state)
         status = 1;
         CHECK_EQ(load_start(&st.e, &load), PUT_PENDING);
         store_turn(&st, 1);
-        st.e.now_usec += 31 * USEC_PER_SEC;
-        engine_expire(&st.e);
-        CHECK_EQ(d->state, DEVICE_FAILED);
+        is_given_up(d);
         TURN_UNTIL(&st, status != 1);
         CHECK(status != 0);
         TURN_UNTIL(&st, d->sweep_cursor == UINT32_MAX);
         CHECK_EQ(matched(), 0);
         CHECK_OK(block_put(0, ROOT, 1)); /* memory goes on */
         CHECK_IS(nvme_attach(&st.e.nvme, st.path), KVT_E_AGAIN);
-        st.disk->hangs = false;
-        TURN_UNTIL(&st, !d->n_stuck);
-        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
-        store_serve(&st);
-        CHECK_EQ(matched(), N);
-        for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(block_read(b, 1));
+        goes_on_and_all_is_there(d);
 }
 
 /* What it did not read is not nothing: it must not come to be served as an empty device, and be written over. */
@@ -102,19 +112,11 @@ static void test_device_that_hangs_while_it_is_recovered(void **state)
         TURN_UNTIL(&st, d->state == DEVICE_RECOVERING);
         st.disk->hangs = true;
         store_turn(&st, 1);
-        st.e.now_usec += 31 * USEC_PER_SEC;
-        engine_expire(&st.e);
-        CHECK_EQ(d->state, DEVICE_FAILED);
+        is_given_up(d);
         CHECK_OK(block_put(0, ROOT, 1));
         CHECK_IS(block_make_durable(0), KVT_E_NO_DEVICE);
         CHECK_EQ(d->state, DEVICE_FAILED);
-        st.disk->hangs = false;
-        TURN_UNTIL(&st, !d->n_stuck);
-        CHECK_OK(nvme_attach(&st.e.nvme, st.path));
-        store_serve(&st);
-        CHECK_EQ(matched(), N);
-        for (uint32_t b = 0; b < N; b++)
-                CHECK_OK(block_read(b, 1));
+        goes_on_and_all_is_there(d);
 }
 
 /* The error that is one too many ends the recovery that it happened to. */

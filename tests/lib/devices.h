@@ -24,3 +24,11 @@ void device_path(const struct daemon *d, const char *name, char *ret, size_t n_r
 void device_damage(const char *path, uint64_t offset, size_t n);
 /* The first place from offset on where these bytes stand; -1: none. */
 int64_t device_find(const char *path, uint64_t offset, const void *bytes, size_t n);
+
+/* A daemon with one device of 64 MiB, where all that is put is written; further parameters follow. Needs daemon.h. */
+#define NVME(d, ...)                                                                                                                       \
+        do {                                                                                                                               \
+                DAEMON_START(d, "--nvme_devices=DIR/nvme.kvt", "--nvme_bytes=64M", "--nvme_segment_bytes=1M",                              \
+                             "--nvme_admit_hits=0" __VA_OPT__(, ) __VA_ARGS__);                                                            \
+                WAIT_FOR(device_is(d, 0, "serving"), 5000);                                                                                \
+        } while (0)

@@ -8,13 +8,6 @@ enum { MANY = 512, PART = 32768 };
 static kvt_key keys[MANY];
 static uint8_t statuses[MANY];
 
-#define NVME(d, ...)                                                                                                                       \
-        do {                                                                                                                               \
-                DAEMON_START(d, "--nvme_devices=DIR/nvme.kvt", "--nvme_bytes=64M", "--nvme_segment_bytes=1M",                              \
-                             "--nvme_admit_hits=0" __VA_OPT__(, ) __VA_ARGS__);                                                            \
-                WAIT_FOR(device_is(d, 0, "serving"), 5000);                                                                                \
-        } while (0)
-
 struct user {
         struct daemon *d;
         struct pattern_space sp;
