@@ -49,7 +49,6 @@ struct ring { /* embedded as the first member by each implementation */
 
 struct ring_options {
         unsigned depth; /* operations in the kernel at once */
-        bool block_device; /* holes are punched by the same call in both; kept for rings that must know */
         bool poll; /* IOPOLL where the device can */
         bool no_uring; /* use pread and pwrite */
         uint64_t spin_usec; /* after work, the io thread looks for more for this long before it sleeps (io_uring only) */
