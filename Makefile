@@ -17,7 +17,6 @@ V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
 MAKEFLAGS += --no-builtin-rules
 
-PKGS := libsystemd liburing libprotobuf-c libsodium inih jansson
 variant := $(if $(SAN),$(SAN)-)$(notdir $(CC))
 B := build/$(variant)
 G := build/gen
@@ -34,8 +33,8 @@ ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(OPT) -g $(WARN) -fPIC -fvisibility=hidde
 	$(if $(SAN),,-D_FORTIFY_SOURCE=2) $(sanflags) -I. -I$(G) -I$(G)/include \
 	-DKVT_RELEASE='"$(MAJOR).$(MINOR).$(PATCH)"' -DPREFIX='"$(PREFIX)"' $(CFLAGS)
 ALL_LDFLAGS = $(sanflags) -Wl,-z,relro,-z,now -Wl,--as-needed $(LDFLAGS)
-LIBS_CLIENT := -lprotobuf-c -lsodium -lpthread
-LIBS_DAEMON := -lsystemd -luring -lprotobuf-c -lsodium -linih -lpthread
+LIBS_CLIENT := -lprotobuf-c -lsodium -lzstd -lpthread -lm
+LIBS_DAEMON := -lsystemd -luring -lprotobuf-c -lsodium -lzstd -linih -lpthread -lm
 
 gen := $(G)/proto/kvtier.pb-c.c $(G)/include/kvtier.h
 src_lib := $(wildcard libclient/*.c libclient/codec/*.c)
@@ -167,6 +166,10 @@ $(B)/gen/kvtier.pb-c.o: $(G)/proto/kvtier.pb-c.c
 	$(Q)$(CC) $(ALL_CFLAGS) -Wno-error -c $< -o $@
 $(B)/%_avx2.o: ISA := -mavx2
 $(B)/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq
+# the same bytes from all three: no fused operations
+$(B)/libclient/codec/kernels_base.o: ISA := -O3 -ffp-contract=off -fno-math-errno
+$(B)/libclient/codec/kernels_avx2.o: ISA := -O3 -ffp-contract=off -fno-math-errno -mavx2 -mf16c -mbmi2
+$(B)/libclient/codec/kernels_avx512.o: ISA := -O3 -ffp-contract=off -fno-math-errno -mavx512f -mavx512bw -mavx512vl -mavx512dq -mf16c -mbmi2
 $(B)/libclient/examples/llm/%.o: ISA := -O3 -fno-math-errno
 $(B)/%.o: %.c | $(gen)
 	@mkdir -p $(@D)

@@ -16,6 +16,17 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "kvtier's shared layouts are little endian");
 
+/* One plane of a copy; its payload stands behind that of the plane before. Also in records on disk, see kvtier-format(7). */
+struct kvt_copy_plane {
+        uint64_t hash; /* XXH3-64 of its payload bytes, seeded with the number of the plane */
+        uint32_t bytes; /* of its payload */
+        float rel_l2, max_abs; /* measured error against the bytes that were put; 0: lossless */
+        uint8_t codec; /* id in libclient/codec; 0 is raw */
+        uint8_t flags; /* enum plane_flags */
+        uint16_t zero;
+};
+static_assert(sizeof(struct kvt_copy_plane) == 24, "layout");
+
 /* At the start of a slot. plane_hash[i] is XXH3-64 of plane i's payload bytes, seeded with i. */
 struct kvt_copy_header {
         uint64_t generation; /* atomic; 0: free or being written */

@@ -11,7 +11,7 @@ set -eu
 commands="gcc:gcc make:make pkg-config:pkg-config protoc-c:protobuf-c-compiler clang:clang clang-format:clang-format
 mandoc:mandoc redis-server:redis-server python3:python3 pip3:python3-pip strace:strace ps:procps git:git setpriv:util-linux
 taskset:util-linux fio:fio"
-libraries="libsystemd:libsystemd-dev liburing:liburing-dev libprotobuf-c:libprotobuf-c-dev libsodium:libsodium-dev libxxhash:libxxhash-dev inih:libinih-dev
+libraries="libsystemd:libsystemd-dev liburing:liburing-dev libprotobuf-c:libprotobuf-c-dev libsodium:libsodium-dev libxxhash:libxxhash-dev libzstd:libzstd-dev inih:libinih-dev
 jansson:libjansson-dev cmocka:libcmocka-dev openblas:libopenblas-dev hiredis:libhiredis-dev"
 # any file that matches one of the patterns
 files="/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a|/usr/lib*/clang/*/lib/*/libclang_rt.fuzzer*.a:libclang-rt-dev

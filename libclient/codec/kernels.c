@@ -1,0 +1,39 @@
+/* Chooses the kernels once. Threads: any; the choice is idempotent, and every thread that races for it makes the same. */
+#include "libclient/codec/kernels.h"
+
+static const struct kernels *chosen;
+
+const struct kernels *kernels_nth(unsigned i)
+{
+        const struct kernels *all[4] = {0};
+        unsigned n = 0;
+
+#ifdef __x86_64__
+        __builtin_cpu_init();
+        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2")) {
+                if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                    __builtin_cpu_supports("avx512dq"))
+                        all[n++] = &kernels_avx512;
+                all[n++] = &kernels_avx2;
+        }
+#endif
+        all[n++] = &kernels_base;
+        return i < n ? all[i] : NULL;
+}
+
+void kernels_choose(const struct kernels *k)
+{
+        __atomic_store_n(&chosen, k, __ATOMIC_RELAXED);
+}
+
+const struct kernels *kernels(void)
+{
+        /* relaxed: what it points to is constant */
+        const struct kernels *k = __atomic_load_n(&chosen, __ATOMIC_RELAXED);
+
+        if (__builtin_expect(!k, 0)) {
+                k = kernels_nth(0);
+                kernels_choose(k);
+        }
+        return k;
+}
