@@ -114,6 +114,7 @@ int engine_init(struct engine *e, const struct conf *conf)
         list_init(&e->loads);
         list_init(&e->durables);
         tenants_init(&e->tenants, p->host_bytes);
+        e->tenants.conf = conf;
         r = queue_init(&e->queue);
         if (r < 0)
                 return r;
