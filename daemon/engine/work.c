@@ -209,8 +209,8 @@ static int work_write(struct xfer *x)
         r = move_payload(&x->space->geometry, &c, record_planes(to), payload);
         if (r != 0)
                 return r;
-        to->codec = c.planes[0].codec;
-        to->max_rel_l2 = part_max_rel_l2(&x->space->geometry, c.planes);
+        if (to->codec != c.planes[0].codec || to->max_rel_l2 != part_max_rel_l2(&x->space->geometry, c.planes))
+                return KVT_E_CORRUPT; /* it changed since it was looked at */
         memset(payload + c.bytes, 0, (uint64_t)(to->n_pages - to->header_pages) * FORMAT_PAGE_BYTES - c.bytes);
         for (uint32_t i = 0; i < to->n_page_hashes; i++)
                 record_page_hashes(to)[i] = record_page_hash(payload + (uint64_t)i * FORMAT_PAGE_BYTES, i);
@@ -258,8 +258,7 @@ static int work_fetch(struct xfer *x)
         if (!work_record_fits(h, x))
                 return KVT_E_CORRUPT;
         uint64_t first = part_offset(planes, x->first_plane), end = part_offset(planes, x->end_plane);
-        if (first < x->read.first_byte || end - x->read.first_byte > x->read.n_bytes) /* the header was not known when this was asked for */
-                return KVT_E_AGAIN;
+        ASSERT(first >= x->read.first_byte && end - x->read.first_byte <= x->read.n_bytes); /* the loop has seen to it */
         return planes_to_staging(x, planes, x->read.payload + (first - x->read.first_byte));
 }
 

@@ -52,6 +52,7 @@ struct xfer {
         struct codec_pair to; /* DEMOTE, RECODE */
         bool codes; /* DEMOTE: the copy is coded anew first */
         bool decodes; /* LOAD: into raw bytes */
+        bool read_ended; /* FETCH: its record is let go already */
         uint8_t rung; /* RECODE: which it is for */
         struct coded *coded; /* owned */
         struct location to_at; /* RECODE: the new place */

@@ -56,7 +56,7 @@ struct space {
         struct ladder ladder; /* codecs of its copies; may change at any time */
         bool has_ladder; /* set by hand: the configuration's does not count */
         uint64_t slot_bytes; /* a raw part with its header and hints, rounded to a class */
-        uint64_t stored_bytes; /* payloads of its copies in memory */
+        uint64_t n_copies; /* of its parts, in memory */
         uint32_t n_blocks;
         uint32_t n_open; /* who needs it: sessions, and whatever is under way */
         uint32_t n_sessions; /* of them, those that have it open */

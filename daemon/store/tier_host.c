@@ -308,7 +308,7 @@ static void host_publish(struct tier *tier, struct space *space, struct location
         space->tenant->n_parts++;
         space->tenant->payload_bytes += space->geometry.part_bytes;
         space->used_bytes += s->slot_bytes;
-        space->stored_bytes += slab_header(s, at.slot)->payload_bytes;
+        space->n_copies++;
 }
 
 static void host_release(struct tier *tier, struct space *space, struct location at)
@@ -322,7 +322,7 @@ static void host_release(struct tier *tier, struct space *space, struct location
         space->tenant->n_parts--;
         space->tenant->payload_bytes -= space->geometry.part_bytes;
         space->used_bytes -= host_slab(h, at.slab)->slot_bytes;
-        space->stored_bytes -= slab_header(host_slab(h, at.slab), at.slot)->payload_bytes;
+        space->n_copies--;
         if (k->n_pins) {
                 k->state = SLOT_ZOMBIE;
                 k->block = POOL_NONE;

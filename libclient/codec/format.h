@@ -225,8 +225,8 @@ int footer_check(const void *p, uint64_t n_bytes, const struct place *at, uint64
 /* What a space is made of, as bytes: tenant's name, name, salt, fidelity, block_tokens, n_shards, planes. Returns the length; dst NULL: only that. The names
  * are as long as the daemon lets them be. */
 #define SPACE_DESCRIPTOR_MAX (64 + 128 + 64 + 64 + 1024 * 28)
-size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt,
-                               float max_rel_l2, const struct geometry *g);
+size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt, float max_rel_l2,
+                               const struct geometry *g);
 /* A space's fidelity: the largest relative L2 error of a plane that it allows, 0 (lossless) to 1. */
 bool fidelity_ok(float max_rel_l2);
 struct space_descriptor {

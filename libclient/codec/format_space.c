@@ -41,8 +41,8 @@ static void write_u32(struct writer *w, uint32_t x)
         write_bytes(w, &x, sizeof(x));
 }
 
-size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt,
-                               float max_rel_l2, const struct geometry *g)
+size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt, float max_rel_l2,
+                               const struct geometry *g)
 {
         size_t n_tenant = strlen(tenant), n_name = strlen(name);
         struct writer w = {dst, 0};

@@ -10,20 +10,16 @@
 size_t hints_encode(const struct geometry *g, const uint8_t *protect, const float *scores, size_t first, uint8_t *dst)
 {
         size_t n_map = (g->block_tokens + 7u) / 8, n = 1;
-        unsigned any = 0;
-
         if (protect) {
                 memset(dst + n, 0, n_map);
                 for (size_t t = 0; t < g->block_tokens; t++) {
                         unsigned bit = protect[(first + t) / 8] >> (first + t) % 8 & 1;
 
-                        any |= bit;
                         dst[n + t / 8] |= (uint8_t)(bit << t % 8);
                 }
-                if (any)
-                        n += n_map;
+                n += n_map;
         }
-        dst[0] = (uint8_t)((any ? HINT_PROTECT : 0) | (scores ? HINT_SCORES : 0));
+        dst[0] = (uint8_t)((protect ? HINT_PROTECT : 0) | (scores ? HINT_SCORES : 0));
         for (size_t t = 0; scores && t < g->block_tokens; t++) {
                 float x = scores[first + t] > 0 ? scores[first + t] : 0;
                 uint32_t bits;
@@ -104,6 +100,14 @@ bool part_is_raw(const struct geometry *g, const struct kvt_copy_plane *planes)
 {
         for (uint32_t i = 0; i < g->n_planes; i++)
                 if (planes[i].codec != CODEC_RAW)
+                        return false;
+        return true;
+}
+
+bool part_is_lossless(const struct geometry *g, const struct kvt_copy_plane *planes)
+{
+        for (uint32_t i = 0; i < g->n_planes; i++)
+                if (!(codec_find(planes[i].codec)->flags & CODEC_LOSSLESS))
                         return false;
         return true;
 }

@@ -22,7 +22,7 @@ static inline size_t hints_max(const struct geometry *g)
         return 1 + (g->block_tokens + 7u) / 8 + 2 * (size_t)g->block_tokens;
 }
 /* Writes hints of tokens [first, first + block_tokens) of a caller's arrays (either may be NULL) to dst, hints_max() bytes of room. Scores that are negative
- * or no numbers become 0. Returns the bytes written; 0: there is nothing to say. */
+ * or no numbers become 0. Returns the bytes written, which depend on the geometry and on which array is given alone; 0: neither is. */
 size_t hints_encode(const struct geometry *g, const uint8_t *protect, const float *scores, size_t first, uint8_t *dst);
 /* Foreign bytes; n 0: no hints. 0 or KVT_E_BAD_REQUEST. */
 int hints_decode(const struct geometry *g, const uint8_t *p, size_t n, struct hints *ret);
@@ -37,6 +37,8 @@ static inline uint32_t part_raw_bytes(const struct geometry *g, uint32_t i)
 bool part_check(const struct geometry *g, const struct kvt_copy_plane *planes, uint32_t n_planes, uint64_t payload_bytes, float max_rel_l2);
 /* All planes are raw: the payload is the part's canonical bytes, and then the hints. */
 bool part_is_raw(const struct geometry *g, const struct kvt_copy_plane *planes);
+/* All planes are as they were put once they are decoded. */
+bool part_is_lossless(const struct geometry *g, const struct kvt_copy_plane *planes);
 /* Where the payload of entry i starts. */
 uint64_t part_offset(const struct kvt_copy_plane *planes, uint32_t i);
 /* The planes' largest error. */
