@@ -10,9 +10,17 @@
 
 #include "libclient/codec/number_kernels.h"
 
+#include "libclient/codec/bits_kernels.h"
+
+#include "libclient/codec/quant_kernels.h"
+
 const struct kernels KERNELS = {
         .name = KERNELS_NAME,
         .widen = number_widen,
         .narrow = number_narrow,
         .measure = number_measure,
+        .quant_fit = quant_fit,
+        .quant_params = quant_params,
+        .quant_encode_rows = quant_encode_rows,
+        .quant_decode_rows = quant_decode_rows,
 };
