@@ -20,6 +20,11 @@ struct kernels {
         void (*narrow)(void *restrict dst, const float *restrict src, size_t n, uint32_t dtype);
         /* Adds n values to *sums. */
         void (*measure)(struct error_sums *sums, const float *x, const float *y, size_t n);
+        /* turbo: a row of n values; see turbo_kernels.h */
+        float (*turbo_encode_row)(uint8_t *restrict codes, const float *restrict x, const float *restrict mul, const float *restrict add,
+                                  size_t n, unsigned bits, float *restrict z, uint8_t *restrict indices);
+        void (*turbo_decode_row)(float *restrict dst, const uint8_t *restrict codes, size_t n, unsigned bits, float scale,
+                                 const float *restrict mul, const float *restrict add);
 };
 
 /* The best variant that this CPU can run. */

@@ -9,10 +9,13 @@
 #include "libclient/codec/kernels.h"
 
 #include "libclient/codec/number_kernels.h"
+#include "libclient/codec/turbo_kernels.h"
 
 const struct kernels KERNELS = {
         .name = KERNELS_NAME,
         .widen = number_widen,
         .narrow = number_narrow,
         .measure = number_measure,
+        .turbo_encode_row = turbo_encode_row,
+        .turbo_decode_row = turbo_decode_row,
 };
