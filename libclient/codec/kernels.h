@@ -25,6 +25,10 @@ struct kernels {
                                   size_t n, unsigned bits, float *restrict z, uint8_t *restrict indices);
         void (*turbo_decode_row)(float *restrict dst, const uint8_t *restrict codes, size_t n, unsigned bits, float scale,
                                  const float *restrict mul, const float *restrict add);
+        /* bitmap: a row of n; see bitmap_kernels.h */
+        void (*bitmap_choose)(uint8_t *restrict bitmap, const float *restrict x, size_t n, size_t kept);
+        void (*bitmap_expand)(uint8_t *restrict dst, const uint8_t *restrict bitmap, const uint8_t *restrict packed, size_t n,
+                              size_t elem_bytes);
 };
 
 /* The best variant that this CPU can run. */

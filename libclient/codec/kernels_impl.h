@@ -1,5 +1,6 @@
 /* Included once per instruction set, with KERNELS and KERNELS_NAME. */
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -9,6 +10,7 @@
 #include "libclient/codec/kernels.h"
 
 #include "libclient/codec/number_kernels.h"
+#include "libclient/codec/bitmap_kernels.h"
 #include "libclient/codec/turbo_kernels.h"
 
 const struct kernels KERNELS = {
@@ -16,6 +18,8 @@ const struct kernels KERNELS = {
         .widen = number_widen,
         .narrow = number_narrow,
         .measure = number_measure,
+        .bitmap_choose = bitmap_choose,
+        .bitmap_expand = bitmap_expand,
         .turbo_encode_row = turbo_encode_row,
         .turbo_decode_row = turbo_decode_row,
 };
