@@ -8,6 +8,7 @@
 static const struct codec *const codecs[CODEC_N_IDS] = {
         [CODEC_RAW] = &codec_raw,
         [CODEC_TURBO] = &codec_turbo,
+        [CODEC_GEAR] = &codec_gear,
         [CODEC_BITMAP] = &codec_bitmap,
 };
 

@@ -29,6 +29,12 @@ struct kernels {
         void (*bitmap_choose)(uint8_t *restrict bitmap, const float *restrict x, size_t n, size_t kept);
         void (*bitmap_expand)(uint8_t *restrict dst, const uint8_t *restrict bitmap, const uint8_t *restrict packed, size_t n,
                               size_t elem_bytes);
+        /* gear: see gear_kernels.h */
+        void (*gear_add_product)(float *restrict dst, const float *restrict a, const float *restrict b, size_t rank, size_t stride,
+                                 size_t n);
+        void (*gear_dequantise)(float *restrict dst, const uint8_t *restrict codes, const float *restrict step, const float *restrict low,
+                                size_t n, unsigned bits);
+        float (*gear_dot)(const float *x, const float *y, size_t n);
 };
 
 /* The best variant that this CPU can run. */

@@ -9,6 +9,7 @@
 #include "include/kvtier.h"
 #include "libclient/codec/kernels.h"
 
+#include "libclient/codec/gear_kernels.h"
 #include "libclient/codec/number_kernels.h"
 #include "libclient/codec/bitmap_kernels.h"
 #include "libclient/codec/turbo_kernels.h"
@@ -20,6 +21,9 @@ const struct kernels KERNELS = {
         .measure = number_measure,
         .bitmap_choose = bitmap_choose,
         .bitmap_expand = bitmap_expand,
+        .gear_add_product = gear_add_product,
+        .gear_dequantise = gear_dequantise,
+        .gear_dot = gear_dot,
         .turbo_encode_row = turbo_encode_row,
         .turbo_decode_row = turbo_decode_row,
 };
