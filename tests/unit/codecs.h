@@ -68,9 +68,11 @@ static inline struct room room_new(size_t n, size_t odd)
 }
 static inline void room_check(const struct room *r)
 {
+        const size_t guard = GUARD;
+
         for (size_t i = 1; i <= r->odd; i++)
-                assert_int_equal(r->p[-i], 0xa5);
-        for (size_t i = 0; i < GUARD; i++)
+                assert_int_equal(*(r->p - i), 0xa5);
+        for (size_t i = 0; i < guard; i++)
                 assert_int_equal(r->p[r->n + i], 0xa5);
 }
 static inline void room_free(struct room *r)

@@ -5,7 +5,7 @@
 
 #include "libclient/codec/hash.h"
 
-enum { N_PLANES = SLOW ? 6 : 14 /* for each spec */ };
+enum { N_PLANES = 14 /* for each spec */ };
 
 static const struct codec_spec *now; /* for messages */
 static struct shape now_shape;
@@ -62,14 +62,13 @@ static void check_rows(const struct shape *p, const struct codec *c, const struc
         }
 }
 
-/* One that is too short or too long is refused; what a payload says of itself is a spec. */
+/* One that is too short or too long is refused; what a payload says of itself is NAME=NUMBER,... */
 static void check_payload(const struct shape *p, const struct codec *c, const struct room *payload, const void *base)
 {
-        struct codec_spec d = codec_spec_default(c), said;
+        struct codec_spec d = codec_spec_default(c);
         struct room scratch = room_new(scratch_bytes(&d, p), 0), ret = room_new(p->n_bytes, 0), longer = room_new(payload->n + 1, 1),
                     shorter = room_of(payload->p, payload->n - 1, 1);
-        char text[2 * CODEC_SPEC_MAX];
-        const char *why;
+        char text[CODEC_SPEC_MAX];
         int r;
 
         memcpy(longer.p, payload->p, payload->n);
@@ -77,13 +76,12 @@ static void check_payload(const struct shape *p, const struct codec *c, const st
         r = c->decode(p, shorter.p, shorter.n, base, ret.p, scratch.p);
         EXPECT(r == KVT_E_CORRUPT || (r == 0 && c->flags & CODEC_TRUNCATES));
         if (c->describe) {
-                int n = snprintf(text, sizeof(text), "%s:", c->name), more;
+                int n = c->describe(p, payload->p, payload->n, text, sizeof(text));
 
-                more = c->describe(p, payload->p, payload->n, text + n, sizeof(text) - (size_t)n);
-                EXPECT(more >= 0 && (size_t)(n + more) < sizeof(text) && strlen(text) == (size_t)(n + more));
-                EXPECT(!more || codec_spec_parse(text, strlen(text), &said, &why) == 0);
-                more = c->describe(p, payload->p, payload->n, text, 1); /* no room but for the end */
-                EXPECT(more >= 0 && !text[0]);
+                EXPECT(n > 0 && n < (int)sizeof(text) && strlen(text) == (size_t)n && strchr(text, '='));
+                EXPECT(strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_=,.+:") == (size_t)n);
+                n = c->describe(p, payload->p, payload->n, text, 1); /* no room but for the end */
+                EXPECT(n > 0 && !text[0]);
         }
         room_free(&scratch);
         room_free(&ret);
@@ -169,7 +167,7 @@ static void test_codecs_alone(void **state)
         for (const struct codec *c = NULL; (c = codec_next(c));) {
                 unsigned n_specs = specs_of(c, specs), n_coded = 0, n_tried = 0;
 
-                for (unsigned i = 0; i < n_specs * N_PLANES; i++) {
+                for (unsigned i = 0; i < n_specs * N_PLANES || i < 60; i++) {
                         struct shape p = shape_draw();
                         bool lossless = c->flags & CODEC_LOSSLESS;
                         enum content content = random_below(3) ? REAL : random_below(lossless ? N_CONTENTS : N_FINITE);
