@@ -20,6 +20,8 @@ static size_t codec_scratch(const struct codec_spec *s, const struct shape *p)
 
 static bool supports(const struct codec_spec *s, const struct shape *p)
 {
+        if (p->dtype == KVT_DTYPE_OPAQUE && !(s->codec->flags & CODEC_LOSSLESS))
+                return false; /* bytes are no numbers */
         return !s->codec->supports || s->codec->supports(s, p);
 }
 
@@ -189,7 +191,7 @@ size_t plane_decode_scratch(const struct shape *p, const struct kvt_copy_plane *
         if (!codec)
                 return 0;
         s = codec_spec_default(codec);
-        return codec_scratch(&s, p);
+        return supports(&s, p) ? codec_scratch(&s, p) : 0;
 }
 
 int plane_decode(const struct shape *p, const struct kvt_copy_plane *c, const void *src, const void *base, void *dst, void *scratch)
@@ -211,7 +213,7 @@ int plane_decode(const struct shape *p, const struct kvt_copy_plane *c, const vo
         for (uint32_t i = 0; i < x.n_exact && !r; i++) {
                 uint32_t t = exact_token(&x, i);
 
-                if (t >= p->tokens)
+                if (t >= p->tokens || (i && t <= exact_token(&x, i - 1)))
                         return KVT_E_CORRUPT;
                 for (uint32_t h = 0; h < p->heads; h++)
                         memcpy((uint8_t *)dst + ((size_t)h * p->tokens + t) * row, x.rows + ((size_t)i * p->heads + h) * row, row);
@@ -326,7 +328,7 @@ void plane_encode(const struct shape *p, const struct plane_request *q, const vo
                 if (s.codec->id == CODEC_RAW)
                         break;
                 if (!(s.codec->flags & CODEC_LOSSLESS)) {
-                        if (!(q->max_rel_l2 > 0) || p->dtype == KVT_DTYPE_OPAQUE)
+                        if (!(q->max_rel_l2 > 0))
                                 continue;
                         if (!widened)
                                 n_exact = take_in(p, q, src, &w);
