@@ -69,7 +69,7 @@ static inline struct space *loop_space(struct loop *l, const char *name, uint32_
         for (uint32_t i = 0; i < n_planes; i++)
                 planes[i] = (kvt_plane){.layer = i, .dtype = KVT_DTYPE_OPAQUE, .heads = 1, .opaque_bytes = plane_bytes};
         must(geometry_init(&g, 1, 1, planes, n_planes, &why), "geometry_init");
-        must(space_open(&l->e.tenants, l->tenant, name, NULL, 0, &g, 100, &s, &created), "space_open");
+        must(space_open(&l->e.tenants, l->tenant, name, NULL, 0, 0, &g, 100, &s, &created), "space_open");
         geometry_deinit(&g);
         s->n_open++;
         return s;

@@ -87,7 +87,7 @@ static void store_open(struct store *st)
                 for (uint32_t k = 0; k < shapes[i].n_planes; k++)
                         planes[k] = (kvt_plane){.layer = k, .dtype = KVT_DTYPE_OPAQUE, .heads = 1, .opaque_bytes = shapes[i].plane_bytes};
                 CHECK_EQ(geometry_init(&g, 1, shapes[i].n_shards, planes, shapes[i].n_planes, &why), 0);
-                CHECK_EQ(space_open(&st->e.tenants, st->t, shapes[i].name, NULL, 0, &g, 100, &st->s[i], &created), 0);
+                CHECK_EQ(space_open(&st->e.tenants, st->t, shapes[i].name, NULL, 0, 0, &g, 100, &st->s[i], &created), 0);
                 geometry_deinit(&g);
                 st->s[i]->n_open++;
         }

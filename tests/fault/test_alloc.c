@@ -38,7 +38,7 @@ static void enter(void)
         Kvtier__HelloRequest q = KVTIER__HELLO_REQUEST__INIT;
 
         raw_open(&r, server->socket);
-        q.version_min = q.version_max = 1;
+        q.version_min = q.version_max = KVT_PROTO_MAX;
         int code = raw_status(&r, KVT_MSG_HELLO, &q);
         if (code && !is_excuse(code))
                 CHECK_OK(code);

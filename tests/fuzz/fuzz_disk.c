@@ -63,14 +63,14 @@ static void mend_place(uint8_t *p, uint8_t *end, unsigned what)
                 break;
         case RECORD:
                 memcpy(h->magic, "kvtR", 4);
-                h->version = 1;
+                h->version = FORMAT_VERSION;
                 h->generation = at.generation;
                 h->segment = at.segment;
                 h->page = at.page;
                 break;
         case FOOTER:
                 memcpy(t->magic, "kvtierFT", 8);
-                t->version = 1;
+                t->version = FORMAT_VERSION;
                 t->segment = at.segment;
                 t->generation = at.generation;
                 break;
@@ -124,13 +124,13 @@ static void mend_payload(struct record_header *h, uint64_t room, bool leave_key)
         if (h->header_pages > PAGES_MAX || used > room)
                 return;
         if (h->type == RECORD_BLOCK) {
-                for (uint32_t i = 0; i < h->n_planes && sizeof(*h) + (i + 1) * 16ull <= used; i++) {
-                        struct record_plane *plane = &record_planes(h)[i];
+                for (uint32_t i = 0; i < h->n_planes && sizeof(*h) + (i + 1) * 24ull <= used; i++) {
+                        struct kvt_copy_plane *plane = &record_planes(h)[i];
 
-                        if (plane->stored_bytes > room - payload)
+                        if (plane->bytes > room - payload)
                                 return;
-                        plane->hash = XXH3_64bits_withSeed((uint8_t *)h + payload, plane->stored_bytes, i);
-                        payload += plane->stored_bytes;
+                        plane->hash = XXH3_64bits_withSeed((uint8_t *)h + payload, plane->bytes, i);
+                        payload += plane->bytes;
                 }
         } else if (h->type != RECORD_PAD && h->stored_bytes <= room - used) {
                 h->payload_hash = XXH3_64bits_withSeed((uint8_t *)h + used, h->stored_bytes, 0);
@@ -246,9 +246,9 @@ static void try_space(const uint8_t *p, size_t n)
                 return;
         }
         FUZZ_CHECK(*d.tenant && *d.name && d.n_salt <= 64 && d.geometry.n_planes && d.geometry.part_bytes);
-        FUZZ_CHECK(n <= SPACE_DESCRIPTOR_MAX && space_descriptor_encode(NULL, d.tenant, d.name, d.salt, d.n_salt, &d.geometry) == n);
+        FUZZ_CHECK(n <= SPACE_DESCRIPTOR_MAX && space_descriptor_encode(NULL, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry) == n);
         uint8_t *again = malloc(n);
-        space_descriptor_encode(again, d.tenant, d.name, d.salt, d.n_salt, &d.geometry);
+        space_descriptor_encode(again, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry);
         FUZZ_CHECK(!memcmp(again, p, n));
         free(again);
         space_descriptor_deinit(&d);
@@ -353,7 +353,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         segment_header_encode(seed + 2, &at, 5);
         put_seed(corpus, "segment", SEGMENT | MEND | MEND_PLACE, 1, 128);
         FUZZ_CHECK(geometry_init(&g, 16, 2, planes, 2, &why) == 0);
-        size_t n = space_descriptor_encode(descriptor, "user-1", "a model", (const uint8_t *)"salt", 4, &g);
+        size_t n = space_descriptor_encode(descriptor, "user-1", "a model", (const uint8_t *)"salt", 4, 0.25f, &g);
         geometry_deinit(&g);
         memcpy(seed + 2, descriptor, n);
         put_seed(corpus, "space", SPACE, 1, n);
@@ -374,7 +374,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
                 h->n_page_hashes = (uint32_t)format_pages(n_planes * 20);
                 h->max_rel_l2 = 0.5f;
                 for (uint32_t i = 0; i < n_planes; i++)
-                        record_planes(h)[i] = (struct record_plane){.stored_bytes = 20, .rel_l2 = 0.5f};
+                        record_planes(h)[i] = (struct kvt_copy_plane){.bytes = 20, .rel_l2 = 0.5f};
                 put_record(corpus, n_planes == 2 ? "record-block" : "record-planes", h, bytes, n_planes * 20);
         }
         struct footer_entry e[4] = {

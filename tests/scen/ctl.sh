@@ -29,10 +29,10 @@ class Client:
         self.s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.s.connect(path)
         self.id = 0
-        self.call(1, field(1, 1) + field(2, 1) + field(3, b"test") + field(4, name))
+        self.call(1, field(1, 2) + field(2, 2) + field(3, b"test") + field(4, name))
     def call(self, kind, body):
         self.id += 1
-        self.s.send(b"kv\1\0" + struct.pack("<HHII", kind, 0, self.id, len(body)) + body)
+        self.s.send(b"kv\2\0" + struct.pack("<HHII", kind, 0, self.id, len(body)) + body)
         reply = self.s.recv(1 << 17)
         if struct.unpack("<H", reply[4:6])[0] != kind | 0x8000:
             sys.exit(f"request {kind} failed: {reply[16:]!r}")

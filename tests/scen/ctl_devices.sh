@@ -150,7 +150,7 @@ while True:
         kind, _, number, n = struct.unpack("<HHII", p[4:16])
         q, reply = parse(p[16:]), b""
         if kind == 1:
-            reply = field(1, 1) + field(2, b"0123456789abcdef") + field(5, 10000000)
+            reply = field(1, 2) + field(2, b"0123456789abcdef") + field(5, 10000000)
         elif kind == 16:
             tier = lambda *values: field(11, b"".join(field(i + 1, v) for i, v in enumerate(values)))
             reply = tier("host", 64 << 20, 32 << 20, 16 << 20, 15 << 20, 2, 0, "thp", 77)
@@ -169,7 +169,7 @@ while True:
                 reply = field(1, int(open(folder + "/refuse").read())) + field(2, "not\x1b so")
         else:
             sys.exit(f"unknown request {kind}")
-        s.send(b"kv\1\0" + struct.pack("<HHII", kind | 0x8000, 0, number, len(reply)) + reply)
+        s.send(b"kv\2\0" + struct.pack("<HHII", kind | 0x8000, 0, number, len(reply)) + reply)
     s.close()
 PYTHON
 echo '[]' > "$dir/devices"

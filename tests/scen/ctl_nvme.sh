@@ -34,8 +34,8 @@ import socket, struct, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.connect(sys.argv[1])
 planes = b"".join(b"\x2a\x0a" + bytes([8, layer, 16, role, 24, 1, 32, 2, 40, 4]) for layer in (0, 1) for role in (0, 1)) # f16, 2 heads of 4 elements
-for number, (kind, body) in enumerate(((1, b"\x08\1\x10\1\x1a\4test\x22\4ctl2"), (2, b"\x0a\4tiny\x18\4\x20\1" + planes)), 1):
-    s.send(b"kv\1\0" + struct.pack("<HHII", kind, 0, number, len(body)) + body)
+for number, (kind, body) in enumerate(((1, b"\x08\2\x10\2\x1a\4test\x22\4ctl2"), (2, b"\x0a\4tiny\x18\4\x20\1" + planes)), 1):
+    s.send(b"kv\2\0" + struct.pack("<HHII", kind, 0, number, len(body)) + body)
     reply = s.recv(1 << 17)
     if struct.unpack("<H", reply[4:6])[0] != kind | 0x8000:
         sys.exit(f"request {kind} failed: {reply[16:]!r}")

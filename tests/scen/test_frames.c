@@ -262,7 +262,7 @@ static void test_second_hello(void **state)
 
         DAEMON_START(&d);
         enter(&d);
-        q.version_min = q.version_max = 1;
+        q.version_min = q.version_max = KVT_PROTO_MAX;
         raw_send(&r, KVT_MSG_HELLO, 6, &q);
         raw_expect_error(&r, 6, KVT_E_BAD_TYPE);
         raw_expect_closed(&r);

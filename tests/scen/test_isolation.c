@@ -428,7 +428,7 @@ static void what_tenant(void *arg)
         Kvtier__HelloRequest q = KVTIER__HELLO_REQUEST__INIT;
 
         raw_open(&r, x->d->socket);
-        q.version_min = q.version_max = 1;
+        q.version_min = q.version_max = KVT_PROTO_MAX;
         Kvtier__HelloReply *m = raw_call(&r, KVT_MSG_HELLO, &q, &kvtier__hello_reply__descriptor);
         CHECK(m);
         if (strcmp(m->tenant, x->name))

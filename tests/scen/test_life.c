@@ -241,7 +241,7 @@ static uint64_t lease_usec(const struct daemon *d)
         Kvtier__HelloRequest q = KVTIER__HELLO_REQUEST__INIT;
 
         raw_open(&b, d->socket);
-        q.version_min = q.version_max = 1;
+        q.version_min = q.version_max = KVT_PROTO_MAX;
         Kvtier__HelloReply *m = raw_call(&b, KVT_MSG_HELLO, &q, &kvtier__hello_reply__descriptor);
         CHECK(m);
         uint64_t usec = m->lease_usec;

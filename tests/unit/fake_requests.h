@@ -73,11 +73,11 @@ static inline void fake_map(struct fake *f, unsigned i_conn, const struct frame 
                 if (fake_errs(f, FAKE_MAP_STALE))
                         entries[0].generation++;
                 if (fake_errs(f, FAKE_MAP_HEADER_PLANES))
-                        h->n_planes = 3;
+                        h->n_planes = 4;
                 if (fake_errs(f, FAKE_MAP_HEADER_BYTES))
                         h->payload_bytes--;
                 if (fake_errs(f, FAKE_MAP_HEADER_CODEC))
-                        h->codec = 9;
+                        h->planes[0].codec = 200;
                 if (fake_errs(f, FAKE_MAP_HEADER_LAYOUT))
                         h->layout = 0;
         }
@@ -173,7 +173,7 @@ static inline void fake_request(struct fake *f, unsigned i_conn, const struct fr
                         fake_error(f, fd, to, KVT_E_VERSION);
                         break;
                 }
-                m.version = fake_errs(f, FAKE_HELLO_VERSION) ? 2 : 1;
+                m.version = fake_errs(f, FAKE_HELLO_VERSION) ? KVT_PROTO_MAX + 1 : KVT_PROTO_MAX;
                 m.boot_token = (ProtobufCBinaryData){.len = fake_errs(f, FAKE_HELLO_TOKEN) ? 15 : 16, .data = token};
                 m.lease_usec = 10000000;
                 m.staging_max_bytes = FAKE_STAGING;

@@ -1,6 +1,7 @@
 /* What tests of the store stand on: a tenant, a space, a table of blocks; and random numbers that can be had again ($SEED). */
 #pragma once
 
+#include "libclient/codec/part.h"
 #include "daemon/store/slab.h"
 #include "tests/lib/check.h"
 
@@ -29,7 +30,7 @@ static inline struct space *new_space(struct stage *x, struct tenant *t, const c
         bool created;
 
         CHECK_EQ(geometry_init(&g, 1, n_shards, &plane, 1, &why), 0);
-        CHECK_EQ(space_open(&x->tenants, t, name, NULL, 0, &g, 100, &s, &created), 0);
+        CHECK_EQ(space_open(&x->tenants, t, name, NULL, 0, 0, &g, 100, &s, &created), 0);
         CHECK(created);
         geometry_deinit(&g);
         return s;
@@ -69,4 +70,10 @@ static inline int stage_setup(void **state)
         stage_seed = given ? (unsigned)atoi(given) : (unsigned)check_now_usec();
         printf("SEED=%u\n", stage_seed);
         return 0;
+}
+
+/* What is set aside for a part: its bytes and hints. */
+static inline uint64_t stage_payload(const struct space *s)
+{
+        return s->geometry.part_bytes + hints_max(&s->geometry);
 }

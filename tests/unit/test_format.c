@@ -82,7 +82,7 @@ static void vector_descriptor(size_t n_bytes, const char *digest_hex)
         CHECK_EQ(d.salt[1], 0xff);
         CHECK_EQ(d.geometry.block_tokens, 4);
         CHECK_EQ(d.geometry.planes[0].dim, 64);
-        CHECK_EQ(space_descriptor_encode(spare, d.tenant, d.name, d.salt, d.n_salt, &d.geometry), n_bytes);
+        CHECK_EQ(space_descriptor_encode(spare, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry), n_bytes);
         assert_memory_equal(spare, room, n_bytes);
         space_descriptor_deinit(&d);
 }
@@ -301,7 +301,7 @@ static int descriptor_try(const uint8_t *p, size_t n)
         int r = space_descriptor_decode(exact, n, &d);
 
         if (r == 0) {
-                CHECK_EQ(space_descriptor_encode(again, d.tenant, d.name, d.salt, d.n_salt, &d.geometry), n);
+                CHECK_EQ(space_descriptor_encode(again, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry), n);
                 assert_memory_equal(again, exact, n);
                 space_descriptor_deinit(&d);
         }
@@ -322,9 +322,9 @@ static void test_descriptor(void **state)
         size_t n;
 
         CHECK_EQ(geometry_init(&g, 256, 2, planes, 3, &why), 0);
-        n = space_descriptor_encode(NULL, "red", "a model", salt, 5, &g);
+        n = space_descriptor_encode(NULL, "red", "a model", salt, 5, 0.125f, &g);
         CHECK_EQ(n, 28 + 3 + 7 + 5 + 3 * 28);
-        CHECK_EQ(space_descriptor_encode(p, "red", "a model", salt, 5, &g), n);
+        CHECK_EQ(space_descriptor_encode(p, "red", "a model", salt, 5, 0.125f, &g), n);
         CHECK_EQ(space_descriptor_decode(p, n, &d), 0);
         assert_string_equal(d.tenant, "red");
         assert_string_equal(d.name, "a model");
@@ -390,7 +390,7 @@ static void test_descriptor_limits(void **state)
         for (size_t i = 0; i < 1024; i++)
                 planes[i] = (kvt_plane){.layer = (uint32_t)i, .role = KVT_ROLE_V, .dtype = KVT_DTYPE_FP8, .heads = 1, .dim = 64};
         CHECK_EQ(geometry_init(&g, 16, 1, planes, 1024, &why), 0);
-        n = space_descriptor_encode(room, tenant, name, salt, 64, &g);
+        n = space_descriptor_encode(room, tenant, name, salt, 64, 1, &g);
         CHECK(n <= SPACE_DESCRIPTOR_MAX);
         CHECK_EQ(descriptor_try(room, n), 0);
 

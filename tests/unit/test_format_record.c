@@ -36,7 +36,9 @@ static struct record_header *block_make(const struct place *at, unsigned flags)
         for (uint32_t i = 0; i < 8500; i++)
                 p[i] = (uint8_t)(i * 7 + i / 256);
         for (uint32_t i = 0; i < 3; i++) {
-                record_planes(h)[i] = (struct record_plane){XXH3_64bits_withSeed(p, bytes[i], i), bytes[i], i == 2 ? 0.5f : 0};
+                record_planes(h)[i] = (struct kvt_copy_plane){.hash = XXH3_64bits_withSeed(p, bytes[i], i),
+                                                              .bytes = bytes[i],
+                                                              .rel_l2 = i == 2 ? 0.5f : 0};
                 p += bytes[i];
         }
         for (uint32_t i = 0; i < h->n_page_hashes; i++)
@@ -214,8 +216,8 @@ static void test_record_contents(void **state)
         REFUSED(0, record_planes(h)[0].rel_l2 = NAN);
         REFUSED(0, record_planes(h)[0].rel_l2 = -0.25f);
         REFUSED(0, record_planes(h)[1].rel_l2 = 0.75f);
-        REFUSED(0, record_planes(h)[0].stored_bytes = 4999);
-        REFUSED(0, (record_planes(h)[0].stored_bytes = UINT32_MAX, record_planes(h)[2].stored_bytes = 8501));
+        REFUSED(0, record_planes(h)[0].bytes = 4999);
+        REFUSED(0, (record_planes(h)[0].bytes = UINT32_MAX, record_planes(h)[2].bytes = 8501));
         REFUSED(0, ((uint8_t *)h)[200] = 1);
         REFUSED(7, ((uint8_t *)h)[PAGE - 1] = 1);
 #undef IS
@@ -322,14 +324,14 @@ static void test_record_large(void **state)
         h->n_shards = 64;
         h->shard = 63;
         h->flags = RECORD_PAGE_HASHES;
-        h->n_planes = 1024;
+        h->n_planes = 1025;
         h->n_page_hashes = n_payload;
-        h->header_pages = record_header_pages(1024, n_payload);
+        h->header_pages = record_header_pages(1025, n_payload);
         CHECK_EQ(h->header_pages, 5);
         h->n_pages = h->header_pages + n_payload;
         h->raw_bytes = h->stored_bytes = n_payload * PAGE;
         for (uint32_t i = 0; i < 1024; i++)
-                record_planes(h)[i] = (struct record_plane){.stored_bytes = n_payload * PAGE / 1024, .rel_l2 = (float)i / 1024};
+                record_planes(h)[i] = (struct kvt_copy_plane){.bytes = n_payload * PAGE / 1024, .rel_l2 = (float)i / 1024};
         h->max_rel_l2 = 1023.0f / 1024;
         for (uint32_t i = 0; i < n_payload; i++)
                 record_page_hashes(h)[i] = i;
@@ -347,7 +349,7 @@ static void test_record_large(void **state)
         }
         /* a plane more than there may be, and all else agrees */
         memmove(record_planes(h) + 1025, record_planes(h) + 1024, n_payload * 4);
-        record_planes(h)[1024] = (struct record_plane){};
+        record_planes(h)[1024] = (struct kvt_copy_plane){};
         h->n_planes = 1025;
         CHECK_EQ(record_header_pages(1025, n_payload), 5);
         rehash_record(h, &at);

@@ -85,7 +85,7 @@ static void write_record(struct writer *w, struct record_header h, const void *p
         if (n)
                 memcpy(bytes, payload, n);
         for (uint32_t i = 0; i < h.n_planes; i++)
-                record_planes(to)[i] = (struct record_plane){.hash = hash_bytes(bytes + i * PLANE, PLANE, i), .stored_bytes = PLANE};
+                record_planes(to)[i] = (struct kvt_copy_plane){.hash = hash_bytes(bytes + i * PLANE, PLANE, i), .bytes = PLANE};
         for (uint32_t i = 0; i < h.n_page_hashes; i++)
                 record_page_hashes(to)[i] = record_page_hash(bytes + (uint64_t)i * PAGE, i);
         record_header_seal(to, &w->at);
@@ -149,7 +149,7 @@ static void make_image(void)
         memset(image, 0, sizeof image);
         memset(super.uuid, 0x5a, 16);
         assert_int_equal(geometry_init(&g, 16, 1, planes, 2, &why), 0);
-        n_descriptor = space_descriptor_encode(descriptor, "uid:7", "model", NULL, 0, &g);
+        n_descriptor = space_descriptor_encode(descriptor, "uid:7", "model", NULL, 0, 0, &g);
         space_digest(space, descriptor, n_descriptor);
         geometry_deinit(&g);
         superblock_encode(image, &super);
