@@ -11,7 +11,6 @@
 
 #include <cmocka.h>
 
-#include "libclient/codec/codec.h"
 #include "libclient/codec/hash_ops.h"
 
 enum { ROOM = 1 << 20 };
@@ -107,40 +106,13 @@ static void test_dispatch(void **state)
         assert_int_equal(hash_final(&h), XXH3_64bits_withSeed(src, 5000, 9));
 }
 
-static void test_raw_codec(void **state)
-{
-        static const kvt_plane planes[] = {
-                {.role = KVT_ROLE_K, .dtype = KVT_DTYPE_F16, .heads = 3, .dim = 64},
-                {.role = KVT_ROLE_V, .dtype = KVT_DTYPE_INT8, .heads = 3, .dim = 64},
-        };
-        const struct codec *c = codec_find(0);
-        struct geometry g;
-        const char *why;
-        uint64_t h, h2;
-
-        assert_ptr_equal(c, &codec_raw);
-        assert_null(codec_find(1));
-        assert_null(codec_find(255));
-        assert_int_equal(geometry_init(&g, 16, 1, planes, 2, &why), 0);
-        for (size_t i = 0; i < 2; i++) {
-                size_t n = c->bound(&g, i);
-                assert_int_equal(n, g.offsets[i + 1] - g.offsets[i]);
-                assert_int_equal(c->encode(&g, i, dst, src, &h), n);
-                assert_int_equal(h, XXH3_64bits_withSeed(src, n, i));
-                assert_int_equal(c->decode(&g, i, dst + 65536, dst, n, &h2), 0);
-                assert_int_equal(h, h2);
-                assert_memory_equal(dst + 65536, src, n);
-                assert_int_equal(c->decode(&g, i, dst + 65536, dst, n - 1, &h2), KVT_E_CORRUPT);
-                assert_int_equal(c->decode(&g, i, dst + 65536, dst, n + 1, &h2), KVT_E_CORRUPT);
-        }
-        geometry_deinit(&g);
-}
-
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_every_length), cmocka_unit_test(test_large),     cmocka_unit_test(test_streaming),
-                cmocka_unit_test(test_dispatch),     cmocka_unit_test(test_raw_codec),
+                cmocka_unit_test(test_every_length),
+                cmocka_unit_test(test_large),
+                cmocka_unit_test(test_streaming),
+                cmocka_unit_test(test_dispatch),
         };
         return cmocka_run_group_tests(tests, setup, teardown);
 }
