@@ -34,7 +34,7 @@ enum quant_param_kind {
 enum { QUANT_LANES = 16 };
 struct quant_rule {
         unsigned bits;
-        bool halves; /* 1 bit: the middles of the range's halves (SpeCache), else mean +- mean |x - mean| */
+        bool middles; /* levels are the middles of equal parts of the range (1 bit: SpeCache), else its ends and between (1 bit: mean +- mean |x - mean|) */
         unsigned rounds; /* of least squares */
 };
 

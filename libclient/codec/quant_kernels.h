@@ -205,7 +205,7 @@ static void quant_fit(const float *restrict x, size_t n, size_t stride, const st
 {
         float low[QUANT_LANES], high[QUANT_LANES], step[QUANT_LANES], most = (float)((1u << rule->bits) - 1u), count = (float)n;
 
-        if (rule->bits == 1 && !rule->halves) {
+        if (rule->bits == 1 && !rule->middles) {
                 float sum[QUANT_LANES] = {0}, away[QUANT_LANES] = {0};
 
                 for (size_t i = 0; i < n; i++)
@@ -233,8 +233,8 @@ static void quant_fit(const float *restrict x, size_t n, size_t stride, const st
                 for (size_t l = 0; l < QUANT_LANES; l++) {
                         float range = high[l] - low[l];
 
-                        step[l] = rule->bits == 1 ? range / 2 : range / most;
-                        low[l] += rule->bits == 1 ? range / 4 : 0;
+                        step[l] = rule->middles ? range / (most + 1) : range / most;
+                        low[l] += rule->middles ? step[l] / 2 : 0;
                 }
         }
         for (unsigned i = 0; i < rule->rounds; i++)
