@@ -7,6 +7,9 @@
 
 static const struct codec *const codecs[CODEC_N_IDS] = {
         [CODEC_RAW] = &codec_raw,
+        [CODEC_TURBO] = &codec_turbo,
+        [CODEC_GEAR] = &codec_gear,
+        [CODEC_BITMAP] = &codec_bitmap,
 };
 
 const struct codec *codec_find(uint8_t id)

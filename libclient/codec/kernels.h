@@ -20,6 +20,21 @@ struct kernels {
         void (*narrow)(void *restrict dst, const float *restrict src, size_t n, uint32_t dtype);
         /* Adds n values to *sums. */
         void (*measure)(struct error_sums *sums, const float *x, const float *y, size_t n);
+        /* turbo: a row of n values; see turbo_kernels.h */
+        float (*turbo_encode_row)(uint8_t *restrict codes, const float *restrict x, const float *restrict mul, const float *restrict add,
+                                  size_t n, unsigned bits, float *restrict z, uint8_t *restrict indices);
+        void (*turbo_decode_row)(float *restrict dst, const uint8_t *restrict codes, size_t n, unsigned bits, float scale,
+                                 const float *restrict mul, const float *restrict add);
+        /* bitmap: a row of n; see bitmap_kernels.h */
+        void (*bitmap_choose)(uint8_t *restrict bitmap, const float *restrict x, size_t n, size_t kept);
+        void (*bitmap_expand)(uint8_t *restrict dst, const uint8_t *restrict bitmap, const uint8_t *restrict packed, size_t n,
+                              size_t elem_bytes);
+        /* gear: see gear_kernels.h */
+        void (*gear_add_product)(float *restrict dst, const float *restrict a, const float *restrict b, size_t rank, size_t stride,
+                                 size_t n);
+        void (*gear_dequantise)(float *restrict dst, const uint8_t *restrict codes, const float *restrict step, const float *restrict low,
+                                size_t n, unsigned bits);
+        float (*gear_dot)(const float *x, const float *y, size_t n);
 };
 
 /* The best variant that this CPU can run. */

@@ -1,5 +1,6 @@
 /* Included once per instruction set, with KERNELS and KERNELS_NAME. */
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -8,11 +9,21 @@
 #include "include/kvtier.h"
 #include "libclient/codec/kernels.h"
 
+#include "libclient/codec/gear_kernels.h"
 #include "libclient/codec/number_kernels.h"
+#include "libclient/codec/bitmap_kernels.h"
+#include "libclient/codec/turbo_kernels.h"
 
 const struct kernels KERNELS = {
         .name = KERNELS_NAME,
         .widen = number_widen,
         .narrow = number_narrow,
         .measure = number_measure,
+        .bitmap_choose = bitmap_choose,
+        .bitmap_expand = bitmap_expand,
+        .gear_add_product = gear_add_product,
+        .gear_dequantise = gear_dequantise,
+        .gear_dot = gear_dot,
+        .turbo_encode_row = turbo_encode_row,
+        .turbo_decode_row = turbo_decode_row,
 };

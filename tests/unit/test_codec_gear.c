@@ -1,0 +1,106 @@
+/* gear: sizes, outliers and low rank each take out what they are for; hostile payloads. */
+#include "tests/unit/codec_rows.h"
+
+static void test_sizes(void **state)
+{
+        static const uint32_t dims[] = {1, 3, 7, 8, 17, 63, 64, 65, 80, 129}, tokens[] = {1, 63, 64, 65, 130};
+        static const char *const specs[] = {"gear", "gear:bits=4,rank=0,outliers=0", "gear:bits=8,rank=8,outliers=100"};
+
+        for (size_t s = 0; s < 3; s++)
+                for (size_t i = 0; i < 10; i++)
+                        for (unsigned role = 0; role < 2; role++) {
+                                struct plane_case c;
+
+                                case_init(&c, specs[s], role ? KVT_ROLE_V : KVT_ROLE_K, i % 2 ? KVT_DTYPE_F16 : KVT_DTYPE_F32, 2,
+                                          tokens[i % 5], dims[i]);
+                                check_variants(&c);
+                                if (s == 2)
+                                        assert_true(case_error(&c) < .02f);
+                                case_deinit(&c);
+                        }
+}
+
+static float error_of(const char *spec, const float *values, uint32_t role)
+{
+        struct plane_case c;
+        float e;
+
+        case_init(&c, spec, role, KVT_DTYPE_F32, 2, 64, 64);
+        memcpy(c.values, values, c.shape.n_values * sizeof(float));
+        memcpy(c.bytes, values, c.shape.n_bytes);
+        case_encode(&c);
+        assert_int_equal(case_decode(&c, c.payload, c.n_payload), 0);
+        e = case_error(&c);
+        case_deinit(&c);
+        return e;
+}
+
+/* One value of each group far out: it is exact (to 8 bits), and the others' range is theirs. Two levels of the rest come out as they are. */
+static void test_outliers(void **state)
+{
+        float values[2 * 64 * 64];
+
+        for (size_t i = 0; i < 2 * 64 * 64; i++)
+                values[i] = (i / 64 + i % 64) % 64 == 5 ? 1000 : (i * 7 % 11) % 2 ? 1 : -2;
+        assert_true(error_of("gear:rank=0,outliers=0", values, KVT_ROLE_V) > 1e-3f);
+        assert_true(error_of("gear:rank=0,outliers=16", values, KVT_ROLE_V) < 1e-6f);
+        assert_true(error_of("gear:rank=0,outliers=16", values, KVT_ROLE_K) < 1e-6f);
+}
+
+/* Codes of a group with an extreme pair are coarse: what they leave of a plane of rank one has low rank, too. */
+static void test_rank(void **state)
+{
+        float values[2 * 64 * 64], e[3];
+        static const char *const specs[] = {"gear:rank=0,outliers=0", "gear:rank=1,outliers=0", "gear:rank=8,outliers=0"};
+
+        for (size_t i = 0; i < 2 * 64 * 64; i++) {
+                size_t h = i / 4096, t = i / 64 % 64, c = i % 64;
+
+                values[i] = c == 0 ? -50 : c == 1 ? 50 : (float)((t * 5) % 7) * (float)(1 + (h * 64 + c) % 3) * .7f;
+        }
+        for (size_t i = 0; i < 3; i++)
+                e[i] = error_of(specs[i], values, KVT_ROLE_V);
+        assert_true(e[1] < e[0] * .6f);
+        assert_true(e[2] < e[1] * .2f);
+}
+
+static void test_hostile(void **state)
+{
+        for (unsigned role = 0; role < 2; role++) {
+                struct plane_case c;
+                size_t record;
+
+                case_init(&c, "gear:rank=1,outliers=32", role ? KVT_ROLE_V : KVT_ROLE_K, KVT_DTYPE_F16, 2, 70, 20);
+                case_encode(&c);
+                check_lengths(&c);
+                check_damage(&c);
+                record = 4 + 4 + 70 + 40;
+                for (size_t i = 0; i < 4; i++) {
+                        uint8_t was = c.payload[i];
+
+                        c.payload[i] = 9;
+                        assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
+                        c.payload[i] = was;
+                }
+                memcpy(c.payload + record, "\xc0\x7f", 2); /* least is NaN */
+                assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
+                case_encode(&c);
+                if (!role) { /* a group of 64 has outliers here, one of 20 has none */
+                        c.payload[record + 4] = 64;
+                        assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
+                }
+                case_deinit(&c);
+        }
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_sizes),
+                cmocka_unit_test(test_outliers),
+                cmocka_unit_test(test_rank),
+                cmocka_unit_test(test_hostile),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
