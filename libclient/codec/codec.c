@@ -10,6 +10,9 @@ static const struct codec *const codecs[CODEC_N_IDS] = {
         [CODEC_TURBO] = &codec_turbo,
         [CODEC_GEAR] = &codec_gear,
         [CODEC_BITMAP] = &codec_bitmap,
+        [CODEC_KIVI] = &codec_kivi,
+        [CODEC_MIXED] = &codec_mixed,
+        [CODEC_STACK] = &codec_stack,
 };
 
 const struct codec *codec_find(uint8_t id)

@@ -3,6 +3,7 @@
  * fused with additions (-ffp-contract=off). */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -10,6 +11,31 @@
 struct error_sums {
         double diff, norm; /* sums of squares of x - y, and of x */
         float max_abs; /* of x - y */
+};
+
+/* Rows of codes and what they stand for: x ~ low + code * step. */
+struct quant_rows {
+        const uint8_t *codes; /* decoding: [row], row_bytes each */
+        size_t row_bytes, n_rows, dim;
+        unsigned bits; /* 1, 2, 3, 4, 8 */
+        unsigned
+                group; /* 0: low and step of each channel, for all rows; else [row][group of so many channels], at most 128, a multiple of 16 */
+        const float *low, *step; /* encoding: step is 1 / step, or 0 */
+        uint32_t dtype; /* decoding: of what is written */
+};
+
+/* How a row of low or step values is stored: value = scale * half, base + unit * byte, or scale * 2^((byte - 240) / 16) with byte 0 standing for 0. */
+enum quant_param_kind {
+        QUANT_PARAM_HALF,
+        QUANT_PARAM_LINEAR,
+        QUANT_PARAM_LOG,
+};
+
+enum { QUANT_LANES = 16 };
+struct quant_rule {
+        unsigned bits;
+        bool middles; /* levels are the middles of equal parts of the range (1 bit: SpeCache), else its ends and between (1 bit: mean +- mean |x - mean|) */
+        unsigned rounds; /* of least squares */
 };
 
 struct kernels {
@@ -35,6 +61,14 @@ struct kernels {
         void (*gear_dequantise)(float *restrict dst, const uint8_t *restrict codes, const float *restrict step, const float *restrict low,
                                 size_t n, unsigned bits);
         float (*gear_dot)(const float *x, const float *y, size_t n);
+        /* n rows of QUANT_LANES values, `stride` apart: the low and step of each lane. */
+        void (*quant_fit)(const float *restrict x, size_t n, size_t stride, const struct quant_rule *rule, float *restrict ret_low,
+                          float *restrict ret_step);
+        /* n parameters to floats: a is the scale or the base, b the unit. False: some are not finite. */
+        bool (*quant_params)(float *restrict dst, const uint8_t *restrict src, size_t n, enum quant_param_kind kind, float a, float b);
+        /* Codes of rows of values (dim floats each, no gaps); decoded rows (no gaps). */
+        void (*quant_encode_rows)(uint8_t *restrict dst, const float *restrict x, const struct quant_rows *q);
+        void (*quant_decode_rows)(void *restrict dst, const struct quant_rows *q);
 };
 
 /* The best variant that this CPU can run. */

@@ -14,6 +14,10 @@
 #include "libclient/codec/bitmap_kernels.h"
 #include "libclient/codec/turbo_kernels.h"
 
+#include "libclient/codec/bits_kernels.h"
+
+#include "libclient/codec/quant_kernels.h"
+
 const struct kernels KERNELS = {
         .name = KERNELS_NAME,
         .widen = number_widen,
@@ -26,4 +30,8 @@ const struct kernels KERNELS = {
         .gear_dot = gear_dot,
         .turbo_encode_row = turbo_encode_row,
         .turbo_decode_row = turbo_decode_row,
+        .quant_fit = quant_fit,
+        .quant_params = quant_params,
+        .quant_encode_rows = quant_encode_rows,
+        .quant_decode_rows = quant_decode_rows,
 };
