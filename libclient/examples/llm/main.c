@@ -12,30 +12,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "libclient/examples/llm/cache.h"
-#include "libclient/examples/llm/options.h"
-#include "libclient/examples/llm/sample.h"
-#include "libclient/examples/llm/tokenizer.h"
+#include "libclient/examples/llm/engine.h"
 #include "libclient/examples/llm/unicode.h"
 
-struct engine {
-        struct options opt;
-        struct pool *pool;
-        struct gguf file;
-        struct model model;
-        struct tokenizer tokenizer;
-        struct run run;
-        struct cache cache;
-        struct sampler sampler;
-        uint32_t *tokens; /* prompt, then answer */
-        size_t n_prompt, n_tokens, n_reused;
-        uint64_t *hashes; /* of the logits after the prompt and after each token of the answer but the last */
-        char *text; /* the answer */
-        size_t n_text;
-        double load_sec, cache_sec, first_sec, prefill_sec, decode_sec;
-};
-
-static double now_sec(void)
+double now_sec(void)
 {
         struct timespec ts;
 
@@ -43,7 +23,7 @@ static double now_sec(void)
         return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
 }
 
-__attribute__((format(printf, 1, 2), noreturn)) static void die(const char *format, ...)
+void die(const char *format, ...)
 {
         va_list ap;
 
@@ -55,7 +35,7 @@ __attribute__((format(printf, 1, 2), noreturn)) static void die(const char *form
         exit(1);
 }
 
-static char *read_file(const char *path, size_t *ret_n)
+char *read_file(const char *path, size_t *ret_n)
 {
         FILE *f = fopen(path, "re");
         char *text = NULL;
@@ -89,7 +69,7 @@ static void load_engine(struct engine *e)
         e->load_sec = now_sec() - start;
 }
 
-static void encode(struct engine *e, const char *text, size_t n, unsigned flags)
+void encode_text(struct engine *e, const char *text, size_t n, unsigned flags)
 {
         if (tokenizer_encode(&e->tokenizer, text, n, flags, &e->tokens, &e->n_tokens))
                 die("out of memory");
@@ -97,7 +77,7 @@ static void encode(struct engine *e, const char *text, size_t n, unsigned flags)
 
 static void add_token(struct engine *e, uint32_t id)
 {
-        encode(e, "", 0, 0); /* makes room for one */
+        encode_text(e, "", 0, 0); /* makes room for one */
         e->tokens[e->n_tokens++] = id;
 }
 
@@ -114,11 +94,11 @@ static void add_turn(struct engine *e, const char *role, const char *text, size_
                 die("out of memory");
         memcpy(turn + sprintf(turn, "%s\n", role), text, n_text);
         add_token(e, start);
-        encode(e, turn, n, 0);
+        encode_text(e, turn, n, 0);
         free(turn);
         if (close) {
                 add_token(e, end);
-                encode(e, "\n", 1, 0);
+                encode_text(e, "\n", 1, 0);
         }
 }
 
@@ -139,7 +119,7 @@ static void make_prompt(struct engine *e)
                 add_turn(e, "user", text, n, 1);
                 add_turn(e, "assistant", "", 0, 0);
         } else {
-                encode(e, text, n, TOKENIZER_SPECIALS);
+                encode_text(e, text, n, TOKENIZER_SPECIALS);
         }
         free(text);
         if (!e->n_tokens)
@@ -285,7 +265,7 @@ static void report(const struct engine *e)
         json_decref(j);
 }
 
-static enum kv_type kv_type(const struct options *o)
+enum kv_type kv_type(const struct options *o)
 {
         return strcmp(o->kv, "bf16") ? KV_F16 : KV_BF16;
 }
@@ -327,38 +307,6 @@ static void answer(struct engine *e)
         sampler_deinit(&e->sampler);
         free(e->hashes);
         free(e->text);
-}
-
-static void perplexity(struct engine *e)
-{
-        size_t ctx = e->opt.n_ctx ? e->opt.n_ctx : 512, bt = e->opt.block_tokens, n_text, n_scored = 0;
-        char *text = read_file(e->opt.perplexity, &n_text);
-        double nll = 0, start = now_sec();
-
-        encode(e, text, n_text, 0);
-        free(text);
-        if (e->opt.n_generate && e->n_tokens > e->opt.n_generate)
-                e->n_tokens = e->opt.n_generate;
-        if (ctx > e->model.n_ctx_train)
-                die("--ctx: the model was made for %zu tokens", e->model.n_ctx_train);
-        if (e->n_tokens < 2)
-                die("%s: too short", e->opt.perplexity);
-        if (run_init(&e->run, &e->model, e->pool, kv_type(&e->opt), ctx, bt, 1))
-                die("out of memory");
-        for (size_t from = 0; from + 1 < e->n_tokens; from += ctx)
-                for (size_t at = 0; at < ctx && from + at + 1 < e->n_tokens; at += bt) {
-                        size_t left = e->n_tokens - from - at, n = ctx - at < bt ? ctx - at : bt;
-
-                        n = n < left ? n : left;
-                        model_forward(&e->run, e->tokens + from + at, n, at, LOGITS_ALL);
-                        for (size_t i = 0; i < n && at + i + 1 < ctx && i + 1 < left; i++, n_scored++)
-                                nll += sample_nll(e->run.logits + i * e->model.n_vocab, e->model.n_vocab, e->tokens[from + at + i + 1]);
-                }
-        if (e->opt.json)
-                printf("{\"perplexity\": %.4f, \"tokens\": %zu, \"ctx\": %zu, \"tokens_per_sec\": %.1f}\n", exp(nll / (double)n_scored),
-                       n_scored, ctx, (double)e->n_tokens / (now_sec() - start));
-        else
-                printf("perplexity %.4f over %zu tokens in windows of %zu\n", exp(nll / (double)n_scored), n_scored, ctx);
 }
 
 int main(int argc, char **argv)

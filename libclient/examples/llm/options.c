@@ -34,6 +34,7 @@ static const struct row {
         {0, "no-store-answer", NULL, "store the prompt's blocks only", FLAG, AT(no_store_answer), 0, 0},
         {0, "ctx", "N", "room for prompt and answer (the model's); with --perplexity, the window (512)", COUNT, AT(n_ctx), 2, 1 << 24},
         {0, "perplexity", "FILE", "of the model on a text", TEXT, AT(perplexity), 0, 0},
+        {0, "capture", "FILE", "with --perplexity: write Q, K and V of the first window, for kvtierctl codec", TEXT, AT(capture), 0, 0},
         {0, "threads", "N", "(one a CPU)", COUNT, AT(n_threads), 1, 64},
         {0, "logits", "FILE", "write the logits after the prompt, as 32-bit floats", TEXT, AT(logits), 0, 0},
         {0, "json", NULL, "one JSON object on stdout", FLAG, AT(json), 0, 0},
@@ -132,6 +133,8 @@ void options_parse(struct options *o, int argc, char **argv)
                 misuse("no prompt: -p TEXT or -f FILE", NULL);
         if (o->perplexity && (o->prompt || o->file || o->logits || o->kvtier))
                 misuse("--perplexity goes with no prompt, no --logits and no --kvtier", NULL);
+        if (o->capture && !o->perplexity)
+                misuse("--capture goes with --perplexity", NULL);
         if (!o->perplexity && !o->n_generate)
                 o->n_generate = 64;
 }

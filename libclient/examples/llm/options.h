@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 struct options {
-        const char *model, *prompt, *file, *system, *kvtier, *kv, *perplexity, *logits;
+        const char *model, *prompt, *file, *system, *kvtier, *kv, *perplexity, *logits, *capture;
         uint64_t n_generate, block_tokens, n_ctx, n_threads, seed;
         double temperature, top_p;
         int chat, json, no_store_answer;
