@@ -39,6 +39,8 @@ struct request {
         uint32_t slot; /* which of the operation's batches */
         const uint32_t *positions; /* position in the caller's arrays of each; NULL: i_first + i */
         const struct geometry *geometry;
+        float max_rel_l2; /* of the space */
+        bool raw_only; /* MAP: copies under codecs are not wanted */
         kvt_mapping *mappings; /* of MAP */
         uint8_t *statuses;
         bool *answered; /* set to true, if not NULL */
@@ -87,6 +89,7 @@ struct kvt_op {
         int stop;
         kvt_mapping *mappings;
         const kvt_view *view;
+        const kvt_hints *hints; /* of the caller; NULL: none */
         size_t first_block, window_end;
         uint32_t first_plane, n_planes;
         kvt_event event_fn;

@@ -249,7 +249,7 @@ int kvt_open(const kvt_options *options, kvt **ret)
                 return KVT_E_BAD_REQUEST;
         if (options)
                 memcpy(&o, options, options->struct_size < sizeof(o) ? options->struct_size : sizeof(o));
-        if (o.flags & ~(uint32_t)(KVT_OPEN_NO_MAP | KVT_OPEN_NO_THREAD | KVT_OPEN_NO_RECONNECT))
+        if (o.flags & ~(uint32_t)(KVT_OPEN_NO_MAP | KVT_OPEN_NO_THREAD | KVT_OPEN_NO_RECONNECT | KVT_OPEN_CODED))
                 return KVT_E_BAD_REQUEST;
         if (sodium_init() < 0)
                 return -ENOSYS;

@@ -143,6 +143,7 @@ struct kvt_space {
         size_t salt_bytes;
         uint32_t shard;
         struct geometry geometry;
+        float max_rel_l2;
         struct key_seed seed;
         bool attached; /* by its handle: it cannot be re-opened */
 

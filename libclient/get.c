@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "libclient/codec/hash.h"
-#include "libclient/map.h"
+#include "libclient/decode.h"
 #include "libclient/staging.h"
 #include "libclient/view.h"
 #include "libclient/wire.h"
@@ -247,41 +247,66 @@ static void report_corrupt(kvt_op *op, const kvt_key *key)
 
 /* copying, without the lock */
 
-/* Returns whether the bytes match their checksum. */
-static bool copy_plane(const kvt_op *op, const uint8_t *src, uint64_t expected, uint32_t i_plane, size_t i_block, size_t min_token)
+struct scratch {
+        void *p; /* owned */
+        size_t n;
+};
+
+/* A plane under a codec, decoded where it is wanted if it lies there in one piece, else by way of scratch. */
+static int decode_plane(const kvt_op *op, const struct kvt_copy_plane *c, const uint8_t *src, uint32_t i_plane, size_t i_block,
+                        size_t min_token, void *dst, struct scratch *scratch)
 {
         const struct geometry *g = &op->s->geometry;
-        size_t n = (size_t)(g->offsets[i_plane + 1] - g->offsets[i_plane]);
+        struct shape p = shape_of(g, i_plane);
+        size_t n_decode = (plane_decode_scratch(&p, c) + 63) & ~(size_t)63;
+        uint8_t *work = scratch_grow(&scratch->p, &scratch->n, n_decode + (dst ? 0 : p.n_bytes));
+
+        if (!work)
+                return KVT_E_NO_MEMORY;
+        if (hash_bytes(src, c->bytes, i_plane) != c->hash || plane_decode(&p, c, src, NULL, dst ? dst : work + n_decode, work))
+                return KVT_E_CORRUPT;
+        if (!dst)
+                view_scatter_plane(g, op->view, i_plane, i_block, min_token, work + n_decode);
+        return 0;
+}
+
+/* 0, KVT_E_CORRUPT: the bytes do not match their checksum, or KVT_E_NO_MEMORY. */
+static int copy_plane(const kvt_op *op, const struct kvt_copy_plane *c, const uint8_t *src, uint32_t i_plane, size_t i_block,
+                      size_t min_token, struct scratch *scratch)
+{
+        const struct geometry *g = &op->s->geometry;
         void *dst = min_token > i_block * g->block_tokens ? NULL : view_contiguous(g, op->view, i_plane, i_block);
         bool same;
 
+        if (c->codec != CODEC_RAW)
+                return decode_plane(op, c, src, i_plane, i_block, min_token, dst, scratch);
         if (dst)
-                return hash_copy(dst, src, n, i_plane) == expected;
-        same = hash_bytes(src, n, i_plane) == expected;
+                return hash_copy(dst, src, c->bytes, i_plane) == c->hash ? 0 : KVT_E_CORRUPT;
+        same = hash_bytes(src, c->bytes, i_plane) == c->hash;
         view_scatter_plane(g, op->view, i_plane, i_block, min_token, src);
-        return same;
+        return same ? 0 : KVT_E_CORRUPT;
 }
 
-static uint8_t copy_mapped(const kvt_op *op, const kvt_mapping *m, uint32_t position)
+static uint8_t copy_mapped(const kvt_op *op, const kvt_mapping *m, uint32_t position, struct scratch *scratch)
 {
         const struct geometry *g = &op->s->geometry;
-        const struct kvt_copy_header *h = mapping_header(m);
         size_t i_block = op->first_block + position, end = (i_block + 1) * g->block_tokens;
-        bool same = true;
+        const uint8_t *src = m->data;
+        struct mapped_planes p;
+        int r = mapped_planes(op->s, m, &p);
 
-        for (uint32_t i = 0; i < g->n_planes && same; i++) {
+        for (uint32_t i = 0; i < g->n_planes && !r; src += p.planes[i++].bytes) {
                 size_t min_token = view_min_token(&g->planes[i], op->window_end);
 
                 if (min_token < end)
-                        same = copy_plane(op, (const uint8_t *)m->data + g->offsets[i], h->plane_hash[i], i, i_block, min_token);
+                        r = copy_plane(op, &p.planes[i], src, i, i_block, min_token, scratch);
         }
-        if (!mapping_intact(m))
-                return KVT_E_LEASE_LOST;
-        return same ? 0 : KVT_E_CORRUPT;
+        return (uint8_t)(mapping_intact(m) ? r : KVT_E_LEASE_LOST);
 }
 
 static void copy_batch(kvt_op *op, struct batch *b)
 {
+        struct scratch scratch = {0};
         const struct geometry *g = &op->s->geometry;
         uint64_t stride = stride_of(op);
 
@@ -292,8 +317,9 @@ static void copy_batch(kvt_op *op, struct batch *b)
                         view_scatter_planes(g, op->view, op->first_block + b->positions[i], op->window_end, op->first_plane,
                                             wanted_planes(op), b->staging->base + b->offset + i * stride);
                 else
-                        b->statuses[i] = copy_mapped(op, &b->mappings[i], b->positions[i]);
+                        b->statuses[i] = copy_mapped(op, &b->mappings[i], b->positions[i], &scratch);
         }
+        free(scratch.p);
 }
 
 /* after copying, under the lock */

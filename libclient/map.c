@@ -1,12 +1,11 @@
-/* Maps and unmaps: kvt_map(), kvt_unmap(), kvt_verify().
+/* Maps and unmaps: kvt_map(), kvt_unmap().
  *
  * A reply carries, besides an entry a key, the descriptors of slabs that this session does not have yet: at most 16 a packet, and only
  * when the packet before was acknowledged. Keys in slabs that had to wait answer KVT_E_AGAIN and are asked for again. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "libclient/codec/codec.h"
-#include "libclient/codec/hash.h"
+#include "libclient/codec/part.h"
 #include "libclient/map.h"
 #include "libclient/wire.h"
 
@@ -14,29 +13,41 @@ enum { FIELD_SPACE = 1, FIELD_SHARD = 2, FIELD_KEYS = 3, FIELD_RELEASES = 4 };
 
 /* replies */
 
+static bool mapping_gone(const struct kvt_copy_header *h, uint64_t generation)
+{
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        return __atomic_load_n(&h->generation, __ATOMIC_RELAXED) != generation;
+}
+
 /* Everything in an entry, and in the header it points to, is checked against what the space says. */
 static int map_resolve(kvt *c, const struct request *q, const struct kvt_map_entry *e, uint64_t deadline_usec, kvt_mapping *ret)
 {
-        uint64_t part_bytes = q->geometry->part_bytes;
-        uint32_t n_planes = q->geometry->n_planes, payload_at = kvt_payload_offset(n_planes, part_bytes);
+        const struct geometry *g = q->geometry;
+        uint64_t header_bytes = sizeof(struct kvt_copy_header) + (g->n_planes + 1ull) * sizeof(struct kvt_copy_plane);
         struct slab_map *m = slab_find(c, e->slab);
         const struct kvt_copy_header *h;
+        bool raw;
 
         if (!m)
                 return KVT_E_CORRUPT;
         if (!m->base)
                 return KVT_E_NO_MEMORY;
-        if (e->offset % 8 || e->offset > m->bytes || m->bytes - e->offset < payload_at + part_bytes || !e->generation)
+        if (e->offset % 8 || e->offset > m->bytes || m->bytes - e->offset < header_bytes || !e->generation)
                 return KVT_E_CORRUPT;
         h = (const struct kvt_copy_header *)(const void *)(m->base + e->offset);
         if (__atomic_load_n(&h->generation, __ATOMIC_ACQUIRE) != e->generation)
                 return KVT_E_LEASE_LOST;
-        if (h->n_planes != n_planes || h->payload_bytes != part_bytes || h->layout != KVT_COPY_LAYOUT || codec_find(h->codec) != &codec_raw)
-                return KVT_E_CORRUPT;
+        if (h->layout != KVT_COPY_LAYOUT || h->payload_at != kvt_payload_offset(g->n_planes + 1, h->payload_bytes) ||
+            m->bytes - e->offset < (uint64_t)h->payload_at + h->payload_bytes ||
+            !part_check(g, h->planes, h->n_planes, h->payload_bytes, q->max_rel_l2))
+                return mapping_gone(h, e->generation) ? KVT_E_LEASE_LOST : KVT_E_CORRUPT;
+        raw = part_is_raw(g, h->planes);
+        if (!raw && q->raw_only)
+                return KVT_E_CODED;
         slab_ref(m);
         *ret = (kvt_mapping){
-                .data = m->base + e->offset + payload_at,
-                .bytes = (size_t)part_bytes,
+                .data = m->base + e->offset + h->payload_at,
+                .bytes = (size_t)(raw ? g->part_bytes : h->payload_bytes),
                 .deadline_usec = deadline_usec,
                 .priv = {
                         [PRIV_SLAB] = (uintptr_t)m, [PRIV_OFFSET] = e->offset, [PRIV_GENERATION] = e->generation, [PRIV_LEASE] = e->lease}};
@@ -111,6 +122,7 @@ int map_send(kvt_op *op, struct request *q, const kvt_key *keys, kvt_mapping *ma
 
         q->on_reply = map_on_reply;
         q->geometry = &s->geometry;
+        q->max_rel_l2 = s->max_rel_l2;
         q->mappings = mappings;
         q->statuses = statuses;
         q->sent_usec = now_usec();
@@ -156,6 +168,7 @@ static int map_next(kvt_op *op)
         if (!q)
                 return KVT_E_AGAIN;
         q->n = left < KVT_KEYS_MAX ? (uint32_t)left : KVT_KEYS_MAX;
+        q->raw_only = !(op->c->flags & KVT_OPEN_CODED);
         if (again) {
                 q->positions = again->positions;
                 q->i_first = again->i_next;
@@ -301,23 +314,4 @@ int kvt_unmap(kvt_space *s, kvt_mapping *m, size_t n, uint8_t *statuses)
                 release_flush(c);
         pthread_mutex_unlock(&c->lock);
         return result;
-}
-
-int kvt_verify(kvt_space *s, const kvt_mapping *m)
-{
-        const struct geometry *g;
-        const struct kvt_copy_header *h;
-        bool same = true;
-        int r = s ? conn_check(s->c) : KVT_E_BAD_REQUEST;
-
-        if (r || !m || !m->data)
-                return r ? r : KVT_E_BAD_REQUEST;
-        g = &s->geometry;
-        h = mapping_header(m);
-        for (uint32_t i = 0; i < g->n_planes && same; i++)
-                same = hash_bytes((const uint8_t *)m->data + g->offsets[i], (size_t)(g->offsets[i + 1] - g->offsets[i]), i) ==
-                       h->plane_hash[i];
-        if (!mapping_intact(m))
-                return KVT_E_LEASE_LOST;
-        return same ? 0 : KVT_E_CORRUPT;
 }

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libclient/codec/part.h"
 #include "libclient/put.h"
 #include "libclient/view.h"
 #include "libclient/wire.h"
@@ -91,7 +92,7 @@ static int commit_on_reply(kvt *c, struct request *q, int error, const uint8_t *
         return 0;
 }
 
-static int commit_send(kvt_op *op, struct staging *staging, uint64_t offset, uint64_t stride, size_t i_first, uint32_t n)
+static int commit_send(kvt_op *op, struct staging *staging, uint64_t offset, uint64_t stride, size_t hint_bytes, size_t i_first, uint32_t n)
 {
         kvt *c = op->c;
         struct request *q = request_new(c, op, KVT_MSG_PUT_COMMIT);
@@ -116,6 +117,8 @@ static int commit_send(kvt_op *op, struct staging *staging, uint64_t offset, uin
         }
         p = wire_uint(p, FIELD_COMMIT_REPLACE, !!(op->op_flags & KVT_PUT_REPLACE));
         p = wire_uint(p, FIELD_COMMIT_DURABLE, !!(op->op_flags & KVT_PUT_DURABLE));
+        if (hint_bytes)
+                p = wire_uint(p, FIELD_COMMIT_HINT_BYTES, hint_bytes);
         r = request_send(c, q, (size_t)(p - tx_body(c)));
         if (r)
                 request_free(c, q);
@@ -128,8 +131,8 @@ static int batch_send(kvt_op *op)
         kvt *c = op->c;
         struct put_work *w = op->work;
         const struct geometry *g = &op->s->geometry;
-        uint64_t stride = staging_stride(g->part_bytes), offset;
-        size_t n = op->n_keys - w->i_next;
+        uint64_t stride = staging_stride(g->part_bytes + (op->hints ? hints_max(g) : 0)), offset;
+        size_t n = op->n_keys - w->i_next, hint_bytes = 0;
         struct staging *staging;
         int r;
 
@@ -144,12 +147,18 @@ static int batch_send(kvt_op *op)
 
         pthread_mutex_unlock(&c->lock);
         staging_prepare(staging, offset, n * stride);
-        for (size_t i = 0; i < n; i++)
-                view_gather(g, op->view, op->first_block + w->i_next + i, staging->base + offset + i * stride);
+        for (size_t i = 0; i < n; i++) {
+                uint8_t *at = staging->base + offset + i * stride;
+
+                view_gather(g, op->view, op->first_block + w->i_next + i, at);
+                if (op->hints)
+                        hint_bytes = hints_encode(g, op->hints->protect, op->hints->scores, (w->i_next + i) * g->block_tokens,
+                                                  at + g->part_bytes);
+        }
         pthread_mutex_lock(&c->lock);
         r = op->error               ? op->error
             : staging != c->staging ? KVT_E_DISCONNECTED
-                                    : commit_send(op, staging, offset, stride, w->i_next, (uint32_t)n);
+                                    : commit_send(op, staging, offset, stride, hint_bytes, w->i_next, (uint32_t)n);
         if (r)
                 staging_free(c, staging, offset, n * stride);
         else
@@ -220,14 +229,15 @@ static void put_deinit(kvt_op *op)
 }
 
 static int put_op(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view,
-                  uint32_t flags, uint8_t *statuses, kvt_op **ret_op)
+                  uint32_t flags, const kvt_hints *hints, uint8_t *statuses, kvt_op **ret_op)
 {
         kvt_op *op;
         int r = s ? conn_check(s->c) : KVT_E_BAD_REQUEST;
 
         if (r)
                 return r;
-        if (n_keys > UINT32_MAX || (n_keys && !keys) || flags & ~put_flags || view_check(&s->geometry, view, first_block, n_keys))
+        if ((hints && hints->struct_size < sizeof(*hints)) || n_keys > UINT32_MAX || (n_keys && !keys) || flags & ~put_flags ||
+            view_check(&s->geometry, view, first_block, n_keys))
                 return KVT_E_BAD_REQUEST;
         op = op_new(s->c, s);
         if (!op)
@@ -239,16 +249,17 @@ static int put_op(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size
         op->first_block = first_block;
         op->view = view;
         op->op_flags = flags;
+        op->hints = hints;
         op->statuses = statuses;
         *ret_op = op;
         return 0;
 }
 
-int kvt_put(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view,
-            uint32_t flags, uint8_t *statuses)
+int kvt_put_hints(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view,
+                  uint32_t flags, const kvt_hints *hints, uint8_t *statuses)
 {
         kvt_op *op;
-        int r = put_op(s, parent, keys, n_keys, first_block, view, flags, statuses, &op);
+        int r = put_op(s, parent, keys, n_keys, first_block, view, flags, hints, statuses, &op);
 
         if (r || !n_keys) {
                 if (!r)
@@ -258,6 +269,12 @@ int kvt_put(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size_t n_k
         op->start = put_start;
         op->step = put_step;
         return op_sync(op, true);
+}
+
+int kvt_put(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view,
+            uint32_t flags, uint8_t *statuses)
+{
+        return kvt_put_hints(s, parent, keys, n_keys, first_block, view, flags, NULL, statuses);
 }
 
 /* the asynchronous form */
@@ -316,8 +333,14 @@ static int put_open_staging(kvt *c)
 int kvt_put_async(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view,
                   uint32_t flags, uint8_t *statuses, kvt_done done, void *arg, kvt_op **ret_op)
 {
+        return kvt_put_hints_async(s, parent, keys, n_keys, first_block, view, flags, NULL, statuses, done, arg, ret_op);
+}
+
+int kvt_put_hints_async(kvt_space *s, const kvt_key *parent, const kvt_key *keys, size_t n_keys, size_t first_block, const kvt_view *view,
+                        uint32_t flags, const kvt_hints *hints, uint8_t *statuses, kvt_done done, void *arg, kvt_op **ret_op)
+{
         kvt_op *op;
-        int r = put_op(s, parent, keys, n_keys, first_block, view, flags, statuses, &op);
+        int r = put_op(s, parent, keys, n_keys, first_block, view, flags, hints, statuses, &op);
 
         if (r)
                 return r;

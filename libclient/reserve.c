@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "libclient/codec/part.h"
 #include "libclient/put.h"
 
 enum { FIELD_ABORT_RESERVATIONS = 1 };
@@ -158,7 +159,7 @@ static int begin_on_reply(kvt *c, struct request *q, int error, const uint8_t *b
 static int begin_send(kvt_op *op)
 {
         kvt *c = op->c;
-        uint64_t stride = staging_stride(op->s->geometry.part_bytes), *offsets;
+        uint64_t stride = staging_stride(op->s->geometry.part_bytes + hints_max(&op->s->geometry)), *offsets;
         size_t left = op->n_keys - op->i_next, n_most = left < KVT_KEYS_MAX ? left : KVT_KEYS_MAX;
         struct staging *staging = c->staging;
         struct request *q;
@@ -324,6 +325,8 @@ static int commit_send(kvt_op *op)
         size_t left = op->n_keys - op->i_next, n_most = left < KVT_KEYS_MAX ? left : KVT_KEYS_MAX, i = op->i_next;
         struct committing *committing = malloc(n_most * sizeof(*committing));
         struct request *q = committing ? request_new(c, op, KVT_MSG_PUT_COMMIT) : NULL;
+        const struct geometry *g = &op->s->geometry;
+        size_t hint_bytes = 0;
         bool durable = false;
         uint64_t *ids;
         uint8_t *p;
@@ -349,6 +352,9 @@ static int commit_send(kvt_op *op)
                                 break;
                         durable = e->durable;
                         e->taken = true;
+                        if (op->hints)
+                                hint_bytes = hints_encode(g, op->hints->protect, op->hints->scores, i * g->block_tokens,
+                                                          e->staging->base + e->offset + g->part_bytes);
                         committing[q->n++] = (struct committing){.position = (uint32_t)i, .offset = e->offset, .bytes = e->bytes};
                         continue;
                 }
@@ -368,6 +374,8 @@ static int commit_send(kvt_op *op)
                         memcpy(p, ids, sizeof(*ids));
                 }
                 p = wire_uint(p, FIELD_COMMIT_DURABLE, durable);
+                if (hint_bytes)
+                        p = wire_uint(p, FIELD_COMMIT_HINT_BYTES, hint_bytes);
                 r = request_send(c, q, (size_t)(p - tx_body(c)));
                 for (uint32_t j = 0; j < q->n && r; j++)
                         reservation_find(c, &tickets[committing[j].position])->taken = false;
@@ -395,14 +403,14 @@ static int commit_start(kvt_op *op)
         return r;
 }
 
-static int commit_op(kvt_space *s, kvt_reservation *reservations, size_t n, uint8_t *statuses, kvt_op **ret_op)
+static int commit_op(kvt_space *s, kvt_reservation *reservations, size_t n, const kvt_hints *hints, uint8_t *statuses, kvt_op **ret_op)
 {
         kvt_op *op;
         int r = s ? conn_check(s->c) : KVT_E_BAD_REQUEST;
 
         if (r)
                 return r;
-        if (n > UINT32_MAX || (n && !reservations))
+        if (n > UINT32_MAX || (n && !reservations) || (hints && hints->struct_size < sizeof(*hints)))
                 return KVT_E_BAD_REQUEST;
         op = op_new(s->c, s);
         if (!op)
@@ -410,24 +418,30 @@ static int commit_op(kvt_space *s, kvt_reservation *reservations, size_t n, uint
         op->start = commit_start;
         op->n_keys = n;
         op->result = reservations;
+        op->hints = hints;
         op->statuses = statuses;
         *ret_op = op;
         return 0;
 }
 
-int kvt_put_commit(kvt_space *s, kvt_reservation *reservations, size_t n, uint8_t *statuses)
+int kvt_put_commit_hints(kvt_space *s, kvt_reservation *reservations, size_t n, const kvt_hints *hints, uint8_t *statuses)
 {
         kvt_op *op;
-        int r = commit_op(s, reservations, n, statuses, &op);
+        int r = commit_op(s, reservations, n, hints, statuses, &op);
 
         return r ? r : op_sync(op, false);
+}
+
+int kvt_put_commit(kvt_space *s, kvt_reservation *reservations, size_t n, uint8_t *statuses)
+{
+        return kvt_put_commit_hints(s, reservations, n, NULL, statuses);
 }
 
 int kvt_put_commit_async(kvt_space *s, kvt_reservation *reservations, size_t n, uint8_t *statuses, kvt_done done, void *arg,
                          kvt_op **ret_op)
 {
         kvt_op *op;
-        int r = commit_op(s, reservations, n, statuses, &op);
+        int r = commit_op(s, reservations, n, NULL, statuses, &op);
 
         return r ? r : op_async(op, done, arg, ret_op);
 }

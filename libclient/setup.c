@@ -151,6 +151,7 @@ size_t space_pack(const kvt_space *s, uint8_t *body)
         m.n_shards = s->geometry.n_shards;
         m.n_planes = s->geometry.n_planes;
         m.planes = pointers;
+        m.max_rel_l2 = s->max_rel_l2;
         static_assert(KVT_PLANES_MAX * (7 * 6 + 4) + 1024 < BODY_MAX, "the largest geometry fits in a packet");
         return kvtier__space_open_request__pack(&m, body);
 }

@@ -30,18 +30,21 @@ static bool is_utf8(const char *text, size_t n)
 static int space_new(kvt *c, const kvt_space_config *config, kvt_space **ret)
 {
         size_t n_name = config->name ? strnlen(config->name, KVT_NAME_MAX + 1) : 0;
+        float max_rel_l2 = config->struct_size >= sizeof(*config) ? config->max_rel_l2 : 0;
         const char *why;
         kvt_space *s;
         int r;
 
-        if (config->struct_size < sizeof(*config) || !n_name || n_name > KVT_NAME_MAX || !is_utf8(config->name, n_name) ||
-            config->salt_bytes > KVT_SALT_MAX || (config->salt_bytes && !config->salt) || config->shard >= config->n_shards)
+        if (config->struct_size < offsetof(kvt_space_config, max_rel_l2) || !n_name || n_name > KVT_NAME_MAX ||
+            !is_utf8(config->name, n_name) || config->salt_bytes > KVT_SALT_MAX || (config->salt_bytes && !config->salt) ||
+            config->shard >= config->n_shards || !(max_rel_l2 >= 0 && max_rel_l2 <= 1))
                 return KVT_E_BAD_REQUEST;
         s = calloc(1, sizeof(*s));
         if (!s)
                 return KVT_E_NO_MEMORY;
         s->c = c;
         s->shard = config->shard;
+        s->max_rel_l2 = max_rel_l2 + 0; /* no negative zero */
         s->name = strdup(config->name);
         r = s->name ? geometry_init(&s->geometry, config->block_tokens, config->n_shards, config->planes, config->n_planes, &why)
                     : KVT_E_NO_MEMORY;

@@ -18,8 +18,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#define KVT_PROTO_MIN 1
-#define KVT_PROTO_MAX 1
+#define KVT_PROTO_MIN 2 /* 2: copies have codecs */
+#define KVT_PROTO_MAX 2
 
 enum {
         KVT_FRAME_BYTES = 16,
@@ -55,7 +55,8 @@ enum kvt_message {
         KVT_MSG_CANCEL = 20, /* one way: the cancelled request itself is answered */
         KVT_MSG_PING = 21,
         KVT_MSG_DEVICE = 22,
-        KVT_MSG_MAX = 23,
+        KVT_MSG_SPACE_SET = 23,
+        KVT_MSG_MAX = 24,
 
         KVT_REPLY = 0x8000,
         /* daemon to client, without a request */

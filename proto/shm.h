@@ -27,24 +27,27 @@ struct kvt_copy_plane {
 };
 static_assert(sizeof(struct kvt_copy_plane) == 24, "layout");
 
-/* At the start of a slot. plane_hash[i] is XXH3-64 of plane i's payload bytes, seeded with i. */
+/* At the start of a slot. The payload, at payload_at, is that of planes[0], planes[1], ... back to back; the last entry, number n_planes - 1, is no plane but
+ * the hints that came with the put (libclient/codec/part.h), raw, 0 bytes if there were none. */
 struct kvt_copy_header {
         uint64_t generation; /* atomic; 0: free or being written */
         uint32_t payload_bytes;
-        uint16_t n_planes;
-        uint8_t codec; /* id in libclient/codec; 0 is raw */
+        uint16_t n_planes; /* the space's and one */
+        uint8_t zero;
         uint8_t layout; /* KVT_COPY_LAYOUT */
-        uint64_t plane_hash[];
+        uint32_t payload_at; /* in the slot: kvt_payload_offset() */
+        float max_rel_l2; /* the planes' largest */
+        struct kvt_copy_plane planes[];
 };
-static_assert(sizeof(struct kvt_copy_header) == 16, "layout");
+static_assert(sizeof(struct kvt_copy_header) == 24, "layout");
 
-enum { KVT_COPY_LAYOUT = 1 };
+enum { KVT_COPY_LAYOUT = 2 };
 
 /* Where the payload starts in a slot: large payloads on a page, so that devices can read them where they lie. */
 static inline uint32_t kvt_payload_offset(uint32_t n_planes, uint64_t payload_bytes)
 {
         uint64_t align = payload_bytes >= 65536 ? 4096 : payload_bytes >= 4096 ? 64 : 8;
-        return (uint32_t)((sizeof(struct kvt_copy_header) + 8ull * n_planes + align - 1) / align * align);
+        return (uint32_t)((sizeof(struct kvt_copy_header) + sizeof(struct kvt_copy_plane) * n_planes + align - 1) / align * align);
 }
 
 /* MapReply.entries: one per key, in the order asked. */

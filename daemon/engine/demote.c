@@ -2,11 +2,15 @@
 
 #include "daemon/engine/demote.h"
 #include "daemon/engine/get.h"
+#include "daemon/engine/recode.h"
+#include "daemon/engine/work.h"
+#include "libclient/codec/part.h"
 #include "daemon/policy/evict.h"
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
 
 enum { DEMOTES_MAX = 64 /* under way at once */ };
+#define CODING_BYTES (256ull << 20) /* of parts that are coded to be written, at once */
 
 void demote_consider(struct engine *e, struct space *s, uint32_t i, bool was_ghost)
 {
@@ -33,6 +37,7 @@ static void demote_done(struct engine *e, struct xfer *x, void *arg)
         if (p)
                 p->demote = POOL_NONE;
         e->n_demoting--;
+        e->coding_bytes -= x->codes ? s->geometry.part_bytes : 0;
         if (x->result == 0) {
                 metrics.c_demoted++;
                 metrics.c_demoted_bytes += (uint64_t)x->write.n_pages * FORMAT_PAGE_BYTES;
@@ -69,13 +74,74 @@ static void record_written(struct nvme_write *w, int r)
         xfer_finish(x->engine, x, x->result ?: r);
 }
 
-static void demote_coded(struct job *j)
+/* The record has its bytes. */
+static void demote_filled(struct job *j)
 {
         struct xfer *x = container_of(j, struct xfer, job);
 
         x->owner = XFER_LOOP;
         x->state = XFER_WRITING;
         nvme_write_submit(&x->engine->nvme, &x->write, x->result == 0);
+}
+
+/* Room for the record, of whose payload the length is known now, and the worker that fills it. */
+static int demote_place(struct engine *e, struct xfer *x)
+{
+        const struct kvt_copy_header *h = slab_header(x->slab, x->slot); /* not checked: the worker looks whether it is as is said here */
+        const struct kvt_copy_plane *planes = x->coded ? x->coded->planes : h->planes;
+        float most = part_max_rel_l2(&x->space->geometry, planes);
+
+        x->write.stored_bytes = x->coded ? x->coded->bytes : MIN(h->payload_bytes, x->slab->slot_bytes);
+        x->write.n_page_hashes = (uint32_t)format_pages(x->write.stored_bytes);
+        x->write.codec = planes[0].codec;
+        x->write.max_rel_l2 = most >= 0 && most <= 1 ? most : 0;
+        int r = nvme_write_begin(&e->nvme, &x->write);
+        if (r != 0)
+                return r;
+        x->job.done = demote_filled;
+        x->result = KVT_E_CANCELLED; /* until a worker says otherwise: the engine may end before one takes it */
+        x->state = XFER_QUEUED;
+        xfer_submit(e, x);
+        return 0;
+}
+
+/* Those that are coded, in order, as far as there is room. */
+static void place_some(struct engine *e)
+{
+        while (!list_empty(&e->coded)) {
+                struct xfer *x = list_first(&e->coded, struct xfer, job.link);
+                list_remove(&x->job.link);
+                int r = x->write.is_void ? KVT_E_CANCELLED : demote_place(e, x);
+                if (r == KVT_E_AGAIN && !e->nvme.stopping) {
+                        list_append(e->coded.next, &x->job.link); /* first again */
+                        return;
+                }
+                if (r != 0)
+                        xfer_finish(e, x, r);
+        }
+}
+
+static void demote_coded(struct job *j)
+{
+        struct xfer *x = container_of(j, struct xfer, job);
+
+        x->owner = XFER_LOOP;
+        if (x->result != 0) {
+                xfer_finish(x->engine, x, x->result);
+                return;
+        }
+        recode_count(x);
+        list_append(&x->engine->coded, &x->job.link);
+        x->engine->room = true;
+}
+
+void demote_abandon(struct engine *e)
+{
+        while (!list_empty(&e->coded)) {
+                struct xfer *x = list_first(&e->coded, struct xfer, job.link);
+                list_remove(&x->job.link);
+                xfer_finish(e, x, KVT_E_CANCELLED);
+        }
 }
 
 int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, bool durable)
@@ -105,36 +171,48 @@ int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, b
         *w = (struct nvme_write){
                 .space = s,
                 .type = RECORD_BLOCK,
-                .codec = slab_header(x->slab, x->slot)->codec,
                 .shard = (uint8_t)shard,
                 .durable = durable,
                 .has_parent = k->parent != POOL_NONE,
-                .n_planes = s->geometry.n_planes,
-                .n_page_hashes = format_pages(s->geometry.part_bytes),
+                .n_planes = s->geometry.n_planes + 1,
                 .raw_bytes = s->geometry.part_bytes,
-                .stored_bytes = s->geometry.part_bytes,
                 .done = record_written,
         };
         memcpy(w->key, k->key, 16);
         memcpy(x->key, k->key, 16);
         if (w->has_parent)
                 memcpy(w->parent, block_at(&e->blocks, k->parent)->key, 16);
-        int r = nvme_write_begin(&e->nvme, w);
+        x->block = i;
+        x->shard = shard;
+        x->done = demote_done;
+        x->job.background = !durable;
+        x->to = s->ladder.rungs[LADDER_NVME];
+        x->codes = work_would_change(s, slab_header(x->slab, x->slot), x->slab->slot_bytes, &x->to);
+        int r = !x->codes                                                                    ? 0
+                : !nvme_writable(&e->nvme)                                                   ? KVT_E_NO_DEVICE
+                : e->coding_bytes && e->coding_bytes + s->geometry.part_bytes > CODING_BYTES ? KVT_E_AGAIN
+                                                                                             : 0;
         if (r != 0) {
                 xfer_free(e, x);
                 return r;
         }
-        x->block = i;
-        x->shard = shard;
-        x->done = demote_done;
-        x->job.done = demote_coded;
-        x->result = KVT_E_CANCELLED; /* until a worker says otherwise: the engine may end before one takes it */
-        x->job.background = !durable;
+        engine_pin(e, s, i, p->at);
+        if (!x->codes) {
+                r = demote_place(e, x);
+                if (r != 0) {
+                        engine_unpin(e, p->at, s->tenant);
+                        xfer_free(e, x);
+                        return r;
+                }
+        } else {
+                x->job.done = demote_coded;
+                x->result = KVT_E_CANCELLED;
+                e->coding_bytes += s->geometry.part_bytes;
+                xfer_submit(e, x);
+        }
         k->n_demotes++;
         p->demote = x->id;
         e->n_demoting++;
-        engine_pin(e, s, i, p->at);
-        xfer_submit(e, x);
         return 0;
 }
 
@@ -169,6 +247,7 @@ void demote_some(struct engine *e)
         struct ring_of_blocks *q = &e->demotes;
         uint32_t n_put_off = 0;
 
+        place_some(e);
         while (q->n > n_put_off && e->n_demoting < DEMOTES_MAX) {
                 uint32_t i = q->blocks[q->head];
                 struct block *k = block_at(&e->blocks, i);

@@ -10,6 +10,8 @@
 void demote_consider(struct engine *e, struct space *s, uint32_t block, bool was_ghost);
 /* Starts what there is room for. */
 void demote_some(struct engine *e);
+/* At the end: what is coded and not being written is given up. */
+void demote_abandon(struct engine *e);
 /* Starts writing a part, whose ancestors have records or are being written. 0: under way, or there already; KVT_E_AGAIN; KVT_E_MISS: it is not in memory;
  * KVT_E_QUOTA; KVT_E_BUDGET; KVT_E_NO_DEVICE; KVT_E_NO_SPACE; KVT_E_TOO_LARGE. */
 int demote_part(struct engine *e, struct space *s, uint32_t block, uint32_t shard, bool durable);

@@ -4,6 +4,7 @@
 #include "daemon/engine/engine.h"
 #include "daemon/engine/load.h"
 #include "daemon/engine/reclaim.h"
+#include "daemon/engine/recode.h"
 #include "daemon/engine/xfer.h"
 #include "daemon/io/worker.h"
 #include "daemon/policy/evict.h"
@@ -78,11 +79,12 @@ static int init_nvme(struct engine *e)
         e->nvme.on_settle = on_settle;
         e->nvme.pick = admit_pick_segment;
         e->nvme.arg = e;
-        e->demotes.max = e->ahead.max = 1 << 16;
+        e->demotes.max = e->ahead.max = e->recodes.max = 1 << 16;
         e->demotes.blocks = new0(uint32_t, e->demotes.max);
+        e->recodes.blocks = new0(uint32_t, e->recodes.max);
         e->ahead.entries = new0(uint32_t, e->ahead.max);
         budget_init(&e->budget, p->nvme_write_day_bytes, 0, clock_usec());
-        return e->demotes.blocks && e->ahead.entries ? 0 : -ENOMEM;
+        return e->demotes.blocks && e->ahead.entries && e->recodes.blocks ? 0 : -ENOMEM;
 }
 
 static void attach_devices(struct engine *e)
@@ -113,7 +115,9 @@ int engine_init(struct engine *e, const struct conf *conf)
         list_init(&e->incomplete);
         list_init(&e->loads);
         list_init(&e->durables);
+        list_init(&e->coded);
         tenants_init(&e->tenants, p->host_bytes);
+        e->tenants.conf = conf;
         r = queue_init(&e->queue);
         if (r < 0)
                 return r;
@@ -158,6 +162,7 @@ void engine_deinit(struct engine *e)
                         abandon_jobs(e, &e->queue.background);
                         abandon_jobs(e, &e->queue.submitted);
                 }
+                demote_abandon(e);
                 load_abandon(e);
                 durable_abandon(e);
                 if (e->nvme.queue)
@@ -165,6 +170,7 @@ void engine_deinit(struct engine *e)
                 abandon_jobs(e, &e->queue.submitted);
         }
         free(e->demotes.blocks);
+        free(e->recodes.blocks);
         free(e->ahead.entries);
         for (uint32_t i = 1; e->blocks.pool.base && i <= e->blocks.pool.n_touched; i++) {
                 struct block *k = block_at(&e->blocks, i);
@@ -209,18 +215,19 @@ bool engine_pass(struct engine *e)
 {
         bool more = reclaim_background(e);
 
+        e->room = false;
+        recode_some(e);
         if (e->nvme.n_devices) {
                 /* what was moved and written beside records counts, too, but is not held up */
                 uint64_t left = budget_left(&e->budget, e->now_usec), written = metrics.c_nvme_written_bytes + e->nvme.recent_bytes;
                 budget_take(&e->budget, MIN(written - e->budgeted_bytes, left), e->now_usec);
                 e->budgeted_bytes = written;
-                e->room = false;
                 load_some(e);
                 durable_some(e);
                 demote_some(e);
                 more |= nvme_pass(&e->nvme, e->now_usec);
-                more |= e->room;
         }
+        more |= e->room;
         host_refill(&e->host);
         queue_kick(&e->queue);
         return more;
@@ -452,7 +459,7 @@ static const char *audit_tenant(struct engine *e, struct tenant *t)
                 retired += s->retired ? s->bytes : 0;
                 for (uint32_t i = 0; i < s->n_bumped; i++)
                         if (s->slots[i].state == SLOT_LIVE) {
-                                payload += slab_header(s, i)->payload_bytes;
+                                payload += space_at(&e->tenants, block_at(&e->blocks, s->slots[i].block)->space)->geometry.part_bytes;
                                 in_spaces += s->slot_bytes;
                         }
         }

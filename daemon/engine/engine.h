@@ -25,6 +25,12 @@ struct engine {
                 uint32_t *blocks; /* owned */
                 uint32_t n, head, max;
         } demotes;
+        struct ring_of_blocks recodes; /* to be brought to their space's hot rung; see engine/recode */
+        uint32_t n_recoding;
+        uint64_t recoding_bytes; /* of them, as they were put */
+        uint64_t recode_usec; /* when to look for cold blocks next */
+        struct list coded; /* of struct xfer: demotions that are coded and wait for room in a log */
+        uint64_t coding_bytes; /* of parts that are coded for demotion, as they were put */
         uint32_t n_demoting, n_loading;
         int demote_error; /* why a part was last not written */
         struct list loads; /* of struct tenant: those with loads that wait for room, in turn */

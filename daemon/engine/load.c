@@ -3,8 +3,11 @@
 #include "daemon/engine/load.h"
 #include "daemon/engine/put.h"
 #include "daemon/engine/reclaim.h"
+#include "daemon/engine/recode.h"
+#include "daemon/engine/work.h"
 #include "daemon/policy/evict.h"
 #include "daemon/util/metrics.h"
+#include "libclient/codec/part.h"
 
 enum {
         LOADS_MAX = 256, /* under way at once */
@@ -123,6 +126,7 @@ static void load_done(struct engine *e, struct xfer *x, void *arg)
                 e->host.tier.ops->publish(&e->host.tier, x->space, x->at, x->block);
                 metrics.c_promoted++;
                 metrics.c_promoted_bytes += (uint64_t)x->read.at.n_pages * FORMAT_PAGE_BYTES;
+                recode_hot(e, x->space, x->block);
         } else {
                 e->host.tier.ops->abandon(&e->host.tier, x->space, x->at);
                 metrics.c_promote_failed++;
@@ -134,10 +138,58 @@ static void load_done(struct engine *e, struct xfer *x, void *arg)
         put_restart(e, &waiters);
 }
 
+/* The record's header is known: raw bytes are made of lossless ones if that is the hot rung; what stays coded needs less room than was set aside. */
+static int load_plan(struct engine *e, struct xfer *x)
+{
+        const struct record_header *h = x->read.header;
+        const struct kvt_copy_plane *planes = record_planes((struct record_header *)h);
+        const struct codec_pair *hot = &x->space->ladder.rungs[LADDER_HOT];
+        struct location at;
+
+        if (!work_record_fits(h, x))
+                return KVT_E_CORRUPT;
+        x->decodes = !part_is_raw(&x->space->geometry, planes) && hot->k.codec->id == CODEC_RAW && hot->v.codec->id == CODEC_RAW &&
+                     part_is_lossless(&x->space->geometry, planes);
+        if (x->decodes || space_slot_bytes(x->space, h->stored_bytes) >= x->slab->slot_bytes ||
+            e->host.tier.ops->reserve(&e->host.tier, x->space, h->stored_bytes, &at) != 0)
+                return 0;
+        e->host.tier.ops->abandon(&e->host.tier, x->space, x->at);
+        x->at = at;
+        x->slab = host_slab(&e->host, at.slab);
+        x->slot = at.slot;
+        return 0;
+}
+
+static void load_read(struct nvme_read *r, int result);
+
+/* The record's header is known: was the right part of it read? If not, all of it is. PUT_PENDING: it is. */
+static int fetch_plan(struct engine *e, struct xfer *x)
+{
+        const struct kvt_copy_plane *planes = record_planes(x->read.header);
+        uint64_t first, end;
+
+        if (!work_record_fits(x->read.header, x))
+                return KVT_E_CORRUPT;
+        first = part_offset(planes, x->first_plane);
+        end = part_offset(planes, x->end_plane);
+        if (first >= x->read.first_byte && end - x->read.first_byte <= x->read.n_bytes)
+                return 0;
+        uint32_t entry = nvme_find(&e->nvme, x->space, x->shard, x->key);
+        nvme_read_end(&e->nvme, &x->read);
+        x->read = (struct nvme_read){.n_bytes = UINT64_MAX, .done = load_read};
+        int r = entry == POOL_NONE ? KVT_E_MISS : nvme_read_begin(&e->nvme, &x->read, entry);
+        x->read_ended = r != 0;
+        return r ?: PUT_PENDING;
+}
+
 static void load_read(struct nvme_read *r, int result)
 {
         struct xfer *x = container_of(r, struct xfer, read);
 
+        if (result == 0)
+                result = x->kind == XFER_LOAD ? load_plan(x->engine, x) : fetch_plan(x->engine, x);
+        if (result == PUT_PENDING)
+                return;
         if (result != 0) {
                 xfer_finish(x->engine, x, result);
                 return;
@@ -442,11 +494,33 @@ static void fetch_done(struct engine *e, struct xfer *x, void *arg)
                 metrics.c_nvme_gets++;
                 metrics.c_nvme_get_bytes += ((uint64_t)x->read.n_buf_pages[0] + x->read.n_buf_pages[1]) * FORMAT_PAGE_BYTES;
         }
-        nvme_read_end(&e->nvme, &x->read);
+        if (!x->read_ended)
+                nvme_read_end(&e->nvme, &x->read);
         e->n_loading--;
         x->space->tenant->n_loading--;
         g->xfer = NULL;
         g->done(e, g, x->result);
+}
+
+/* Which bytes of the payload hold the planes. Coded ones lie where the header says: if it is not at hand, a record that is as long as one of raw planes is read
+ * as if it were one, and of others all is read; what turns out not to be so is read once more, whole. */
+static struct nvme_read fetch_range(struct engine *e, const struct space *s, uint32_t entry, uint32_t first_plane, uint32_t end_plane)
+{
+        const struct geometry *g = &s->geometry;
+        struct cached_header *h = nvme_header_at_hand(&e->nvme, entry);
+        struct nvme_read r = {.first_byte = g->offsets[first_plane], .n_bytes = g->offsets[end_plane] - g->offsets[first_plane]};
+        uint32_t payload_pages = (uint32_t)format_pages(g->part_bytes);
+
+        if (h && h->header->n_planes == g->n_planes + 1) {
+                const struct kvt_copy_plane *planes = record_planes(h->header);
+                r.first_byte = part_offset(planes, first_plane);
+                r.n_bytes = part_offset(planes, end_plane) - r.first_byte;
+        } else if (entry_place(catalog_at(&e->nvme.catalog, entry)).n_pages !=
+                   record_header_pages(g->n_planes + 1, payload_pages) + payload_pages) {
+                r = (struct nvme_read){.n_bytes = UINT64_MAX, .keep_header = true};
+        }
+        headers_unref(h);
+        return r;
 }
 
 int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard, const uint8_t key[16], struct staging *staging,
@@ -462,9 +536,8 @@ int fetch_start(struct engine *e, struct get *g, struct space *s, uint32_t shard
         x = xfer_new(e, XFER_FETCH, s, staging, (struct location){});
         if (!x)
                 return KVT_E_AGAIN;
-        x->read = (struct nvme_read){.first_byte = s->geometry.offsets[first_plane],
-                                     .n_bytes = s->geometry.offsets[end_plane] - s->geometry.offsets[first_plane],
-                                     .done = load_read};
+        x->read = fetch_range(e, s, entry, first_plane, end_plane);
+        x->read.done = load_read;
         int r = nvme_read_begin(&e->nvme, &x->read, entry);
         if (r != 0) {
                 xfer_free(e, x);

@@ -3,6 +3,7 @@
 #include "daemon/engine/demote.h"
 #include "daemon/engine/load.h"
 #include "daemon/engine/put.h"
+#include "daemon/engine/recode.h"
 #include "daemon/engine/reclaim.h"
 #include "daemon/policy/evict.h"
 #include "daemon/util/metrics.h"
@@ -52,6 +53,7 @@ static void settle_block(struct engine *e, uint32_t i)
                         e->on_stored(e, s, k->key);
                 const struct ghost_entry *g = e->nvme.n_devices ? ghosts_find(&e->ghosts, s->id, k->key) : NULL;
                 demote_consider(e, s, i, g && g->why == KVT_WHY_EVICTED);
+                recode_hot(e, s, i);
         } else if (k->state == BLOCK_FILLING && !k->n_parts && !k->n_fills) {
                 engine_kill(e, i, KVT_WHY_NEVER);
                 return;
@@ -229,6 +231,7 @@ int put_start(struct engine *e, struct put *p)
         x->block = i;
         x->shard = p->shard;
         x->offset = p->offset;
+        x->hint_bytes = p->hint_bytes;
         x->put = p;
         x->done = put_done;
         block_part(k, p->space, p->shard)->xfer = x->id;

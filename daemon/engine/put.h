@@ -17,6 +17,7 @@ struct put {
         bool has_parent, replace;
         struct staging *staging;
         uint64_t offset;
+        uint32_t hint_bytes; /* behind the part in staging */
         struct location reserved; /* slab 0: none; consumed whatever the outcome */
         struct xfer *xfer; /* while it fills */
         bool cancelled;

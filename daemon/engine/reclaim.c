@@ -1,6 +1,7 @@
 #include "daemon/engine/reclaim.h"
 #include "daemon/policy/evict.h"
 #include "daemon/policy/quota.h"
+#include "libclient/codec/part.h"
 
 enum {
         MAX_STEPS = 4096, /* evictions for one reservation */
@@ -186,10 +187,11 @@ static int make_room(struct engine *e, struct tenant *t, uint64_t slot_bytes, in
 
 int reclaim_reserve(struct engine *e, struct space *s, struct location *ret)
 {
+        uint64_t payload_bytes = s->geometry.part_bytes + hints_max(&s->geometry);
         int r = KVT_E_AGAIN;
 
         for (int n = 0; n < MAX_STEPS; n++) {
-                r = e->host.tier.ops->reserve(&e->host.tier, s, ret);
+                r = e->host.tier.ops->reserve(&e->host.tier, s, payload_bytes, ret);
                 if (r == 0)
                         return 0;
                 if (r == KVT_E_NO_MEMORY && n) /* the system has none: emptying the cache for it will not do */

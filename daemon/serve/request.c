@@ -31,6 +31,7 @@ static const struct {
         [KVT_MSG_EVENTS] = {&kvtier__events_request__descriptor, request_events, 0},
         [KVT_MSG_CANCEL] = {&kvtier__cancel_request__descriptor, request_cancel, ONE_WAY},
         [KVT_MSG_DEVICE] = {&kvtier__device_request__descriptor, request_device, 0},
+        [KVT_MSG_SPACE_SET] = {&kvtier__space_set_request__descriptor, request_space_set, 0},
         [KVT_MSG_PING] = {&kvtier__ping_request__descriptor, request_ping, 0},
 };
 

@@ -65,6 +65,7 @@ void request_orphan(struct session *c);
 typedef void (*request_handler)(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_hello(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_space_open(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
+void request_space_set(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_staging_open(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_match(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);
 void request_map(struct session *c, uint32_t id, const void *m, const uint8_t *packet, size_t n_packet);

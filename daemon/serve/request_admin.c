@@ -277,7 +277,12 @@ static void list_tenants(struct session *c, uint32_t id, const Kvtier__ListReque
         session_reply(c, KVT_MSG_LIST, id, &reply);
 }
 
-static void fill_space(Kvtier__SpaceEntry *n, const struct space *s, uint8_t digest[16])
+struct space_texts { /* what an entry points to */
+        uint8_t digest[16];
+        char rungs[LADDER_N][CODEC_PAIR_MAX];
+};
+
+static void fill_space(Kvtier__SpaceEntry *n, const struct space *s, struct space_texts *texts)
 {
         kvtier__space_entry__init(n);
         n->space = s->id;
@@ -291,9 +296,14 @@ static void fill_space(Kvtier__SpaceEntry *n, const struct space *s, uint8_t dig
         n->used_bytes = s->used_bytes;
         n->hits = s->hits;
         n->misses = s->misses;
+        n->max_rel_l2 = s->max_rel_l2;
+        n->n_copies = s->n_copies;
+        n->hot = codec_pair_format(&s->ladder.rungs[LADDER_HOT], texts->rungs[LADDER_HOT]);
+        n->cold = codec_pair_format(&s->ladder.rungs[LADDER_COLD], texts->rungs[LADDER_COLD]);
+        n->nvme = codec_pair_format(&s->ladder.rungs[LADDER_NVME], texts->rungs[LADDER_NVME]);
         if (s->n_salt) {
-                crypto_generichash(digest, 16, s->salt, s->n_salt, NULL, 0);
-                n->salt_digest = (ProtobufCBinaryData){8, digest};
+                crypto_generichash(texts->digest, 16, s->salt, s->n_salt, NULL, 0);
+                n->salt_digest = (ProtobufCBinaryData){8, texts->digest};
         }
 }
 
@@ -301,7 +311,7 @@ static void list_spaces(struct session *c, uint32_t id, const Kvtier__ListReques
 {
         Kvtier__ListReply reply = KVTIER__LIST_REPLY__INIT;
         Kvtier__SpaceEntry es[LIST_MAX], *ep[LIST_MAX];
-        uint8_t digests[LIST_MAX][16];
+        static struct space_texts texts[LIST_MAX]; /* one loop thread */
         static Kvtier__Plane planes[KVT_PLANES_MAX], *pp[KVT_PLANES_MAX]; /* one loop thread */
         uint64_t last = 0;
 
@@ -314,7 +324,7 @@ static void list_spaces(struct session *c, uint32_t id, const Kvtier__ListReques
                         break;
                 }
                 Kvtier__SpaceEntry *n = ep[reply.n_spaces] = &es[reply.n_spaces];
-                fill_space(n, s, digests[reply.n_spaces]);
+                fill_space(n, s, &texts[reply.n_spaces]);
                 last = s->id;
                 reply.n_spaces++;
                 if (!m->space)

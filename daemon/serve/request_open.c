@@ -7,6 +7,8 @@
 #include "daemon/serve/request.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/log.h"
+#include "libclient/codec/format.h"
+#include "libclient/codec/part.h"
 
 void request_hello(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
 {
@@ -93,12 +95,16 @@ void request_space_open(struct session *c, uint32_t id, const void *message, con
                 planes[i] = (kvt_plane){p->layer, p->role, p->dtype, p->heads, p->dim, p->opaque_bytes, p->window_tokens};
         }
         r = geometry_init(&g, m->block_tokens, m->n_shards, planes, m->n_planes, &why);
-        if (r == 0 && g.part_bytes + kvt_payload_offset(g.n_planes, g.part_bytes) > sv->conf.p.host_bytes / 2) {
+        if (r == 0 && !fidelity_ok(m->max_rel_l2)) {
+                r = KVT_E_BAD_REQUEST;
+                why = "fidelity: the largest relative error is a number from 0 to 1";
+        }
+        if (r == 0 && g.part_bytes + hints_max(&g) + kvt_payload_offset(g.n_planes + 1, g.part_bytes) > sv->conf.p.host_bytes / 2) {
                 r = KVT_E_TOO_LARGE;
                 why = "a part would fill more than half of the host tier";
         }
         if (r == 0)
-                r = space_open(&sv->engine.tenants, c->tenant, m->name, m->salt.data, m->salt.len, &g,
+                r = space_open(&sv->engine.tenants, c->tenant, m->name, m->salt.data, m->salt.len, m->max_rel_l2, &g,
                                (uint32_t)sv->conf.p.max_spaces_tenant, &s, &created);
         geometry_deinit(&g);
         if (r == 0 && !remember_space(c, s)) {
@@ -113,6 +119,59 @@ void request_space_open(struct session *c, uint32_t id, const void *message, con
         reply.part_bytes = s->geometry.part_bytes;
         reply.created = created;
         session_reply(c, KVT_MSG_SPACE_OPEN, id, &reply);
+}
+
+/* The ladder that the message asks for, made of s's. Answers with an error itself. */
+static bool make_ladder(struct session *c, uint32_t id, const Kvtier__SpaceSetRequest *m, const struct space *s, struct ladder *ret)
+{
+        const char *texts[LADDER_N] = {m->hot, m->cold, m->nvme}, *why = NULL;
+
+        *ret = s->ladder;
+        for (unsigned i = 0; i < LADDER_N; i++) {
+                if (!*texts[i])
+                        continue;
+                if (strlen(texts[i]) >= CODEC_PAIR_MAX || ladder_set(ret, i, texts[i], &why) != 0) {
+                        session_error(c, id, KVT_E_BAD_REQUEST, why ?: "a codec's text is too long");
+                        return false;
+                }
+                if (s->max_rel_l2 == 0 && !codec_pair_lossless(&ret->rungs[i])) {
+                        session_error(c, id, KVT_E_FIDELITY, "a lossy codec, and the space is lossless");
+                        return false;
+                }
+        }
+        return true;
+}
+
+void request_space_set(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
+{
+        const Kvtier__SpaceSetRequest *m = message;
+        struct tenants *t = &c->server->engine.tenants;
+        struct tenant *of = *m->tenant && strcmp(m->tenant, "*") ? tenant_find(t, m->tenant) : c->tenant;
+        bool all = !strcmp(m->tenant, "*");
+        Kvtier__SpaceSetReply reply = KVTIER__SPACE_SET_REPLY__INIT;
+        struct ladder ladder;
+
+        if (!of || (!c->privileged && (all || of != c->tenant))) {
+                session_error(c, id, KVT_E_DENIED, "no such tenant, or not yours");
+                return;
+        }
+        for (int set = 0; set < 2; set++) /* all of them or none */
+                list_for_each (s, &t->spaces, struct space, link) {
+                        if ((!all && s->tenant != of) || strcmp(s->name, m->name))
+                                continue;
+                        if (!make_ladder(c, id, m, s, &ladder))
+                                return;
+                        if (!set)
+                                continue;
+                        s->ladder = ladder;
+                        s->has_ladder = true;
+                        reply.n_spaces++;
+                }
+        if (!reply.n_spaces) {
+                session_error(c, id, KVT_E_UNKNOWN_SPACE, NULL);
+                return;
+        }
+        session_reply(c, KVT_MSG_SPACE_SET, id, &reply);
 }
 
 void request_staging_open(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)

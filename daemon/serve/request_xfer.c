@@ -5,6 +5,7 @@
 #include "daemon/serve/lease.h"
 #include "daemon/serve/request.h"
 #include "daemon/util/metrics.h"
+#include "libclient/codec/part.h"
 
 #define INFLIGHT_MIN (256ull << 20)
 
@@ -247,7 +248,12 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
         } else if (!(n = request_keys(c, id, &m->keys))) {
                 return;
         }
-        if (!check_offsets(c, id, s->geometry.part_bytes, &m->offsets, n) || !request_check_busy(c, id, s, m->reservations.len ? 0 : n, n))
+        if (m->hint_bytes > hints_max(&s->geometry)) {
+                session_error(c, id, KVT_E_BAD_REQUEST, "hints are longer than a block's can be");
+                return;
+        }
+        if (!check_offsets(c, id, s->geometry.part_bytes + m->hint_bytes, &m->offsets, n) ||
+            !request_check_busy(c, id, s, m->reservations.len ? 0 : n, n))
                 return;
         struct request *r = request_open_items(c, id, KVT_MSG_PUT_COMMIT, s, n);
         if (!r)
@@ -263,6 +269,7 @@ void request_put_commit(struct session *c, uint32_t id, const void *message, con
                                   .replace = m->replace,
                                   .staging = c->staging,
                                   .offset = nth(&m->offsets, i),
+                                  .hint_bytes = m->hint_bytes,
                                   .done = on_put_done};
                 list_init(&p->link);
                 if (m->reservations.len) {

@@ -59,6 +59,8 @@ struct block {
         uint8_t in_lru : 1;
         uint8_t stub : 1; /* RESIDENT: some part is not in memory */
         uint8_t queued : 1; /* to be written to NVMe */
+        uint8_t recode : 1; /* queued to be brought to the hot rung */
+        uint8_t cold : 1; /* was brought to the cold rung, as far as that went */
         uint8_t stored : 1; /* all parts have records: what the catalog would say, at hand */
         uint8_t n_demotes; /* parts being written to NVMe */
         union {

@@ -56,7 +56,7 @@ void recovery_learn_space(struct recovery *r, const uint8_t digest[16], uint32_t
         struct tenant *t = tenant_get(v->tenants, v->conf, sd.tenant);
         struct space *s = NULL;
         bool created;
-        if (t && space_open(v->tenants, t, sd.name, sd.salt, sd.n_salt, &sd.geometry, UINT32_MAX, &s, &created) == 0) {
+        if (t && space_open(v->tenants, t, sd.name, sd.salt, sd.n_salt, sd.max_rel_l2, &sd.geometry, UINT32_MAX, &s, &created) == 0) {
                 if (s->id < 1u << 24 && !memcmp(s->digest, digest, 16)) {
                         k->space = s;
                         s->n_open++;

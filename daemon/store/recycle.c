@@ -137,11 +137,11 @@ static void move_work(struct job *j)
         uint8_t *dst = record_payload(to);
         uint64_t left = (uint64_t)(to->n_pages - to->header_pages) * FORMAT_PAGE_BYTES;
 
-        memcpy(record_planes(to), record_planes(from), from->n_planes * sizeof(struct record_plane));
+        memcpy(record_planes(to), record_planes(from), from->n_planes * sizeof(struct kvt_copy_plane));
         memcpy(record_page_hashes(to), record_page_hashes(from), (size_t)from->n_page_hashes * 4);
         m->ok = true;
         for (uint32_t i = 0; i < from->n_planes; i++) {
-                uint32_t n = record_planes(from)[i].stored_bytes;
+                uint32_t n = record_planes(from)[i].bytes;
                 if (hash_copy(dst, src, n, i) != record_planes(from)[i].hash)
                         m->ok = false;
                 src += n;

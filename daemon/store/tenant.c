@@ -4,6 +4,7 @@
 #include "daemon/store/slab.h"
 #include "daemon/store/tenant.h"
 #include "libclient/codec/format.h"
+#include "libclient/codec/part.h"
 #include "daemon/util/assert.h"
 #include "proto/shm.h"
 
@@ -51,6 +52,10 @@ void tenants_configure(struct tenants *t, const struct conf *c)
 {
         list_for_each (n, &t->all, struct tenant, link)
                 tenant_configure(t, n, c);
+        t->conf = c;
+        list_for_each (s, &t->spaces, struct space, link)
+                if (!s->has_ladder)
+                        conf_ladder(c, s->name, &s->ladder);
 }
 
 void tenant_settle(struct tenants *t, struct tenant *n)
@@ -132,14 +137,21 @@ static bool has_too_many(const struct tenants *t, const struct tenant *tenant, u
         return n >= max_spaces;
 }
 
-int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, struct geometry *g,
-               uint32_t max_spaces, struct space **ret, bool *ret_created)
+uint64_t space_slot_bytes(const struct space *s, uint64_t payload_bytes)
+{
+        return slab_class_bytes(kvt_payload_offset(s->geometry.n_planes + 1, payload_bytes) + payload_bytes);
+}
+
+int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, float max_rel_l2,
+               struct geometry *g, uint32_t max_spaces, struct space **ret, bool *ret_created)
 {
         list_for_each (s, &t->spaces, struct space, link) {
                 if (s->tenant != tenant || strcmp(s->name, name) || s->n_salt != n_salt || (n_salt && memcmp(s->salt, salt, n_salt)))
                         continue;
                 if (!geometry_equal(&s->geometry, g))
                         return KVT_E_GEOMETRY;
+                if (s->max_rel_l2 != max_rel_l2)
+                        return KVT_E_FIDELITY;
                 *ret = s;
                 *ret_created = false;
                 return 0;
@@ -156,13 +168,13 @@ int space_open(struct tenants *t, struct tenant *tenant, const char *name, const
                 t->n_by_id = n;
         }
         struct space *s = new0(struct space, 1);
-        uint32_t n_descriptor = (uint32_t)space_descriptor_encode(NULL, tenant->name, name, salt, (uint32_t)n_salt, g);
+        uint32_t n_descriptor = (uint32_t)space_descriptor_encode(NULL, tenant->name, name, salt, (uint32_t)n_salt, max_rel_l2, g);
         if (!s || !(s->descriptor = malloc(n_descriptor))) {
                 free(s);
                 return KVT_E_NO_MEMORY;
         }
         s->n_descriptor = n_descriptor;
-        space_descriptor_encode(s->descriptor, tenant->name, name, salt, (uint32_t)n_salt, g);
+        space_descriptor_encode(s->descriptor, tenant->name, name, salt, (uint32_t)n_salt, max_rel_l2, g);
         space_digest(s->digest, s->descriptor, s->n_descriptor);
         space_digest(s->tenant_digest, tenant->name, strlen(tenant->name));
         s->id = ++t->next_space;
@@ -173,7 +185,9 @@ int space_open(struct tenants *t, struct tenant *tenant, const char *name, const
         s->n_salt = (uint32_t)n_salt;
         s->geometry = *g;
         *g = (struct geometry){};
-        s->slot_bytes = slab_class_bytes(kvt_payload_offset(s->geometry.n_planes, s->geometry.part_bytes) + s->geometry.part_bytes);
+        s->max_rel_l2 = max_rel_l2;
+        s->slot_bytes = space_slot_bytes(s, s->geometry.part_bytes + hints_max(&s->geometry));
+        conf_ladder(t->conf, s->name, &s->ladder);
         t->by_id[s->id] = s;
         list_append(&t->spaces, &s->link);
         t->n_spaces++;

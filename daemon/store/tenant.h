@@ -9,7 +9,7 @@
 
 #include "daemon/util/conf.h"
 #include "daemon/util/list.h"
-#include "libclient/codec/geometry.h"
+#include "libclient/codec/ladder.h"
 #include "proto/frame.h"
 
 struct slab;
@@ -52,7 +52,11 @@ struct space {
         uint8_t salt[KVT_SALT_MAX];
         uint32_t n_salt;
         struct geometry geometry;
-        uint64_t slot_bytes; /* a part with its header, rounded to a class */
+        float max_rel_l2; /* fidelity: most error of a plane; 0: lossless */
+        struct ladder ladder; /* codecs of its copies; may change at any time */
+        bool has_ladder; /* set by hand: the configuration's does not count */
+        uint64_t slot_bytes; /* a raw part with its header and hints, rounded to a class */
+        uint64_t n_copies; /* of its parts, in memory */
         uint32_t n_blocks;
         uint32_t n_open; /* who needs it: sessions, and whatever is under way */
         uint32_t n_sessions; /* of them, those that have it open */
@@ -75,6 +79,7 @@ struct tenants {
         uint32_t n_by_id, n_tenants, n_spaces, next_space, next_tenant;
         uint32_t n_active; /* tenants with a session */
         uint64_t host_bytes;
+        const struct conf *conf; /* borrowed; NULL: ladders are as ladder_init() makes them */
 };
 
 void tenants_init(struct tenants *t, uint64_t host_bytes);
@@ -88,9 +93,12 @@ struct tenant *tenant_find(struct tenants *t, const char *name);
 /* The tenant of this name, new if need be: one whose records were found on a device. NULL: no memory. */
 struct tenant *tenant_get(struct tenants *t, const struct conf *c, const char *name);
 
-/* The space of this name and salt, or a new one (whose geometry then takes over *g's contents). KVT_E_GEOMETRY, KVT_E_LIMIT, KVT_E_NO_MEMORY. */
-int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, struct geometry *g,
-               uint32_t max_spaces, struct space **ret, bool *ret_created);
+/* The space of this name and salt, or a new one (whose geometry then takes over *g's contents). KVT_E_GEOMETRY, KVT_E_FIDELITY,
+ * KVT_E_LIMIT, KVT_E_NO_MEMORY. */
+int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, float max_rel_l2,
+               struct geometry *g, uint32_t max_spaces, struct space **ret, bool *ret_created);
+/* Bytes of a slot for a copy with so much payload, hints counted. */
+uint64_t space_slot_bytes(const struct space *s, uint64_t payload_bytes);
 /* NULL: no such space, or not this tenant's */
 struct space *space_find(const struct tenants *t, const struct tenant *tenant, uint32_t id);
 static inline struct space *space_at(const struct tenants *t, uint32_t id)

@@ -227,11 +227,11 @@ static int fresh_slab(struct host *h, struct tenant *t, uint64_t slot_bytes, str
         return 0;
 }
 
-static int host_reserve(struct tier *tier, struct space *space, struct location *ret)
+static int host_reserve(struct tier *tier, struct space *space, uint64_t payload_bytes, struct location *ret)
 {
         struct host *h = container_of(tier, struct host, tier);
         struct tenant *t = space->tenant;
-        struct slab_class *c = class_get(t, space->slot_bytes);
+        struct slab_class *c = class_get(t, space_slot_bytes(space, payload_bytes));
         struct slab *s;
         int r;
 
@@ -308,6 +308,7 @@ static void host_publish(struct tier *tier, struct space *space, struct location
         space->tenant->n_parts++;
         space->tenant->payload_bytes += space->geometry.part_bytes;
         space->used_bytes += s->slot_bytes;
+        space->n_copies++;
 }
 
 static void host_release(struct tier *tier, struct space *space, struct location at)
@@ -321,6 +322,7 @@ static void host_release(struct tier *tier, struct space *space, struct location
         space->tenant->n_parts--;
         space->tenant->payload_bytes -= space->geometry.part_bytes;
         space->used_bytes -= host_slab(h, at.slab)->slot_bytes;
+        space->n_copies--;
         if (k->n_pins) {
                 k->state = SLOT_ZOMBIE;
                 k->block = POOL_NONE;

@@ -96,7 +96,7 @@ static void read_part_done(struct nvme_read *r, int result, unsigned which)
         if (!r->result &&
             (r->header->type != RECORD_BLOCK || r->header->n_pages != r->at.n_pages || r->header->header_pages != r->header_pages))
                 r->result = KVT_E_CORRUPT;
-        if (!r->result && r->in_part)
+        if (!r->result && (r->in_part || r->keep_header))
                 headers_add(&r->device->nvme->headers, r->at, r->generation, r->header, r->header_pages);
         r->done(r, r->result);
 }
@@ -150,10 +150,9 @@ int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
         r->buf[0] = r->buf[1] = NULL;
         r->cached = NULL;
         r->tried_again = false;
-        /* the header's length follows from the geometry: what does not agree is refused when it is read */
-        uint32_t n_hashes = format_pages(s->geometry.part_bytes);
-        r->header_pages = record_header_pages(s->geometry.n_planes, n_hashes);
-        if (r->header_pages >= r->at.n_pages)
+        /* the header's length follows from the record's: what does not agree is refused when it is read */
+        r->header_pages = record_header_pages_of(s->geometry.n_planes + 1, r->at.n_pages);
+        if (!r->header_pages)
                 return KVT_E_MISS;
         uint64_t payload = (uint64_t)(r->at.n_pages - r->header_pages) * FORMAT_PAGE_BYTES;
         uint64_t from = MIN(r->first_byte, payload), to = r->n_bytes > payload - from ? payload : from + r->n_bytes;
@@ -191,6 +190,14 @@ int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry)
                 return KVT_E_AGAIN;
         }
         return 0;
+}
+
+struct cached_header *nvme_header_at_hand(struct nvme *n, uint32_t entry)
+{
+        struct record_at at = entry_place(catalog_at(&n->catalog, entry));
+        const struct nvme_device *d = n->devices[at.device];
+
+        return readable(d) ? headers_find(&n->headers, at, d->segments[at.segment].generation) : NULL;
 }
 
 void nvme_read_end(struct nvme *n, struct nvme_read *r)

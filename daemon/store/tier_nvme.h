@@ -129,6 +129,7 @@ struct nvme_read {
         /* filled in */
         struct record_header *header; /* header_pages pages */
         struct cached_header *cached; /* a reference: the header was not read; NULL: it was */
+        bool keep_header; /* parts of this record will be asked for; set by the caller */
         bool in_part, tried_again;
         const uint8_t *payload; /* first_byte lies here */
         struct nvme_device *device;
@@ -285,6 +286,8 @@ void nvme_write_submit(struct nvme *n, struct nvme_write *w, bool ok);
 /* Starts reading entry i. 0 or KVT_E_AGAIN (no buffers: on_room()), KVT_E_MISS. The segment is not recycled meanwhile. */
 int nvme_read_begin(struct nvme *n, struct nvme_read *r, uint32_t entry);
 void nvme_read_end(struct nvme *n, struct nvme_read *r);
+/* The header of entry i, if it is in memory: a new reference. Else NULL. */
+struct cached_header *nvme_header_at_hand(struct nvme *n, uint32_t entry);
 /* The record that r read does not verify (or could not be read): if it is still where it was, it is taken out of service. */
 void nvme_quarantine(struct nvme *n, struct nvme_read *r, const struct space *s, uint32_t shard, const uint8_t key[16]);
 

@@ -30,7 +30,8 @@ struct parse {
         const char *text; /* not read yet */
         size_t n;
         int line;
-        struct tenant_conf *tenant; /* of the current section */
+        struct tenant_conf *tenant; /* of the current section; NULL: none */
+        struct space_conf *space; /* likewise */
         char section[64];
         char *error;
         size_t n_error;
@@ -211,6 +212,46 @@ static int tenant_set(struct parse *p, const char *name, const char *value)
         return fail(p, "unknown key '%s' in [tenant %s] (expected uid, group, hard_bytes or soft_bytes)", name, p->tenant->name);
 }
 
+static int space_begin(struct parse *p, const char *name)
+{
+        struct space_conf *spaces;
+
+        if (!*name || strlen(name) > 128)
+                return fail(p, "'%s' is no name of a space (1 to 128 bytes)", name);
+        for (size_t i = 0; i < p->conf->n_spaces; i++)
+                if (!strcmp(p->conf->spaces[i].name, name)) {
+                        p->space = &p->conf->spaces[i];
+                        return 0;
+                }
+        spaces = reallocarray(p->conf->spaces, p->conf->n_spaces + 1, sizeof *spaces);
+        if (!spaces)
+                return p->r = -ENOMEM;
+        p->conf->spaces = spaces;
+        p->space = &spaces[p->conf->n_spaces];
+        *p->space = (struct space_conf){.name = strdup(name)};
+        if (!p->space->name)
+                return p->r = -ENOMEM;
+        p->conf->n_spaces++;
+        return 0;
+}
+
+static int space_set(struct parse *p, const char *name, const char *value)
+{
+        struct ladder ladder;
+        const char *why;
+
+        for (unsigned i = 0; i < LADDER_N; i++) {
+                if (strcmp(name, ladder_rung_name(i)) != 0)
+                        continue;
+                if (ladder_set(&ladder, i, value, &why) != 0)
+                        return fail(p, "%s: '%s': %s", name, value, why);
+                free(p->space->rungs[i]);
+                p->space->rungs[i] = strdup(value);
+                return p->space->rungs[i] ? 0 : (p->r = -ENOMEM);
+        }
+        return fail(p, "unknown key '%s' in [space %s] (expected hot, cold or nvme)", name, p->space->name);
+}
+
 static int on_key(void *user, const char *section, const char *name, const char *value)
 {
         struct parse *p = user;
@@ -220,6 +261,12 @@ static int on_key(void *user, const char *section, const char *name, const char 
         if (strcmp(section, p->section)) {
                 snprintf(p->section, sizeof p->section, "%s", section);
                 p->tenant = NULL;
+                p->space = NULL;
+        }
+        if (!strncmp(section, "space ", 6)) {
+                if (!p->space && space_begin(p, section + 6) < 0)
+                        return 0;
+                return space_set(p, name, value) >= 0;
         }
         if (!strncmp(section, "tenant ", 7)) {
                 if (!p->tenant && tenant_begin(p, section + 7) < 0)
@@ -227,7 +274,7 @@ static int on_key(void *user, const char *section, const char *name, const char 
                 return tenant_set(p, name, value) >= 0;
         }
         if (*section && strcmp(section, "kvtierd")) {
-                fail(p, "unknown section [%s] (expected [kvtierd] or [tenant NAME])", section);
+                fail(p, "unknown section [%s] (expected [kvtierd], [tenant NAME] or [space NAME])", section);
                 return 0;
         }
         return set_by_name(p, name, value) >= 0;
@@ -378,14 +425,14 @@ static int finish(struct parse *p)
                 q->max_blocks = MIN(MAX(q->host_bytes / 4096, 65536), 1u << 30);
         if (q->evict_low_pct > q->evict_high_pct)
                 return fail(p, "evict_low_pct is above evict_high_pct");
-        char *end;
+        char *end, what[300];
         unsigned long mode = strtoul(q->socket_mode, &end, 8);
         if (*end || mode > 0777)
                 return fail(p, "socket_mode: '%s' is no octal mode like 0660", q->socket_mode);
         static const char *levels[] = {"error", "warning", "info", "debug"};
         for (size_t i = 0; i < ELEMENTSOF(levels); i++)
                 if (!strcmp(levels[i], q->log_level))
-                        return 0;
+                        return conf_check_ladders(p->conf, what, sizeof what) < 0 ? fail(p, "%s", what) : 0;
         return fail(p, "log_level: '%s' is none of error, warning, info, debug", q->log_level);
 }
 
@@ -467,6 +514,7 @@ void conf_deinit(struct conf *c)
         for (size_t i = 0; i < c->n_tenants; i++)
                 free(c->tenants[i].name);
         free(c->tenants);
+        conf_spaces_free(c);
         *c = (struct conf){};
 }
 
@@ -495,6 +543,12 @@ const char *conf_reload(struct conf *c, struct conf *fresh)
         c->n_tenants = fresh->n_tenants;
         fresh->tenants = tenants;
         fresh->n_tenants = n;
+        struct space_conf *spaces = c->spaces;
+        n = c->n_spaces;
+        c->spaces = fresh->spaces;
+        c->n_spaces = fresh->n_spaces;
+        fresh->spaces = spaces;
+        fresh->n_spaces = n;
         return differs;
 }
 
@@ -522,5 +576,11 @@ void conf_print(const struct conf *c)
                         printf("hard_bytes = %llu\n", (unsigned long long)t->hard_bytes);
                 if (t->soft_bytes)
                         printf("soft_bytes = %llu\n", (unsigned long long)t->soft_bytes);
+        }
+        for (size_t i = 0; i < c->n_spaces; i++) {
+                printf("\n[space %s]\n", c->spaces[i].name);
+                for (unsigned k = 0; k < LADDER_N; k++)
+                        if (c->spaces[i].rungs[k])
+                                printf("%s = %s\n", ladder_rung_name(k), c->spaces[i].rungs[k]);
         }
 }

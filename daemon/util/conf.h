@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include "daemon/util/macro.h"
+#include "libclient/codec/ladder.h"
 
 enum param_type { PARAM_BYTES, PARAM_USEC, PARAM_COUNT, PARAM_PCT, PARAM_BOOL, PARAM_STRING };
 
@@ -29,10 +30,17 @@ struct tenant_conf {
         uint64_t hard_bytes, soft_bytes; /* 0: the default */
 };
 
+struct space_conf {
+        char *name; /* counts for the spaces of this name of all tenants */
+        char *rungs[LADDER_N]; /* NULL: the default; else checked */
+};
+
 struct conf {
         struct params p;
         struct tenant_conf *tenants;
         size_t n_tenants;
+        struct space_conf *spaces;
+        size_t n_spaces;
         uint64_t set_mask[2]; /* bit i: parameter i was given */
 };
 
@@ -51,6 +59,11 @@ void conf_deinit(struct conf *c);
 /* Copies what may change at run time; returns the name of the first parameter that differs and may not, or NULL. */
 const char *conf_reload(struct conf *c, struct conf *fresh);
 
+/* The ladder of a space of this name: its section's, else the codec_* parameters'. c NULL: raw everywhere. */
+void conf_ladder(const struct conf *c, const char *space, struct ladder *ret);
+/* For conf.c: whether the codec_* parameters name codecs (0, or -EINVAL and why not); gives [space] sections back. */
+int conf_check_ladders(const struct conf *c, char *ret_why, size_t n);
+void conf_spaces_free(struct conf *c);
 /* Writes the configuration in force, in the form of the file. */
 void conf_print(const struct conf *c);
 bool conf_is_param(const char *name);

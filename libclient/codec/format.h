@@ -22,11 +22,12 @@
 #include <stdint.h>
 
 #include "libclient/codec/geometry.h"
+#include "proto/shm.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little endian");
 
 enum {
-        FORMAT_VERSION = 1,
+        FORMAT_VERSION = 2,
         FORMAT_PAGE_BYTES = 4096,
         FORMAT_SEGMENTS_START = 1 << 20,
         FORMAT_SUPERBLOCK_COPY = 512 << 10,
@@ -34,7 +35,7 @@ enum {
         FORMAT_SEGMENT_MAX = 1 << 30,
         FORMAT_SEGMENTS_MAX = 1 << 24,
         FORMAT_SEGMENTS_MIN = 3, /* to work with: one that is written, one for what is moved, one that it is moved from */
-        FORMAT_PLANES_MAX = 1024, /* as a geometry's */
+        FORMAT_PLANES_MAX = 1025, /* a geometry's, and the hints */
         FORMAT_SHARDS_MAX = 64,
 };
 
@@ -73,18 +74,11 @@ enum record_flags {
         RECORD_PAGE_HASHES = 4, /* a hash per payload page, so that rows can be read alone */
 };
 
-struct record_plane { /* follows the header, n_planes times */
-        uint64_t hash; /* XXH3-64 of the plane's payload bytes, seeded with the number of the plane */
-        uint32_t stored_bytes;
-        float rel_l2; /* measured error; 0: lossless */
-};
-static_assert(sizeof(struct record_plane) == 16, "layout");
-
-struct record_header { /* on disk, at the start of a record; planes, then page hashes (u32 each) follow; zero up to header_pages */
+struct record_header { /* on disk, at the start of a record; n_planes struct kvt_copy_plane, then page hashes (u32 each) follow; zero up to header_pages */
         uint8_t magic[4]; /* "kvtR" */
         uint16_t version;
         uint8_t type;
-        uint8_t codec;
+        uint8_t codec; /* the first plane's; each says its own */
         uint64_t generation; /* of the segment */
         uint32_t segment;
         uint32_t page; /* within the segment */
@@ -96,7 +90,7 @@ struct record_header { /* on disk, at the start of a record; planes, then page h
         uint8_t tenant[16]; /* BLAKE2b-128 of the tenant's name */
         uint8_t shard, n_shards;
         uint16_t flags;
-        uint32_t n_planes; /* 0 but for RECORD_BLOCK; as codec, shard, n_shards, flags and max_rel_l2 */
+        uint32_t n_planes; /* the space's and one for the hints; 0 but for RECORD_BLOCK, as codec, shard, n_shards, flags and max_rel_l2 */
         uint64_t raw_bytes; /* of the payload when decoded; SPACE, DROP: stored_bytes */
         uint64_t stored_bytes; /* of the payload */
         uint64_t payload_hash; /* types other than RECORD_BLOCK: XXH3-64 of the payload, seed 0 */
@@ -173,8 +167,10 @@ int segment_header_decode(const void *page, const struct place *at, struct segme
 
 /* records */
 
-/* Pages of a header with so many planes and page hashes, and of a whole record. */
+/* Pages of a header with so many planes and page hashes. */
 uint32_t record_header_pages(uint32_t n_planes, uint32_t n_page_hashes);
+/* How many of a record's n_pages are its header, if it has a hash for each page of its payload; 0: no record has that many. */
+uint32_t record_header_pages_of(uint32_t n_planes, uint32_t n_pages);
 static inline uint64_t format_pages(uint64_t bytes)
 {
         return bytes / FORMAT_PAGE_BYTES + (bytes % FORMAT_PAGE_BYTES != 0);
@@ -183,18 +179,18 @@ static inline uint64_t format_pages(uint64_t bytes)
  * is behind them in the header's pages. Asserts that record_header_check() would take it. */
 void record_header_seal(struct record_header *h, const struct place *at);
 enum {
-        RECORD_HEADER_PAGES_MAX = (sizeof(struct record_header) + sizeof(struct record_plane) * FORMAT_PLANES_MAX +
+        RECORD_HEADER_PAGES_MAX = (sizeof(struct record_header) + sizeof(struct kvt_copy_plane) * FORMAT_PLANES_MAX +
                                    4 * (FORMAT_SEGMENT_MAX / FORMAT_PAGE_BYTES) + FORMAT_PAGE_BYTES - 1) /
                                   FORMAT_PAGE_BYTES
 };
 /* n_bytes: how many bytes can be read at h; max_pages: room from at->page to the end of the segment. 0; -EAGAIN: the header is longer than n_bytes
  * (h->header_pages can be believed to be at most max_pages and RECORD_HEADER_PAGES_MAX); -EBADMSG, -EPROTONOSUPPORT, -EPROTO. After 0 every field is
- * within its limits: type known, header_pages + payload == n_pages <= max_pages (PAD: header_pages <= n_pages), planes' stored_bytes add up to
+ * within its limits: type known, header_pages + payload == n_pages <= max_pages (PAD: header_pages <= n_pages), planes' bytes add up to
  * stored_bytes, errors are finite; codec not checked. */
 int record_header_check(const struct record_header *h, uint64_t n_bytes, const struct place *at, uint32_t max_pages);
-static inline struct record_plane *record_planes(struct record_header *h)
+static inline struct kvt_copy_plane *record_planes(struct record_header *h)
 {
-        return (struct record_plane *)(h + 1);
+        return (struct kvt_copy_plane *)(h + 1);
 }
 static inline uint32_t *record_page_hashes(struct record_header *h)
 {
@@ -226,15 +222,18 @@ int footer_check(const void *p, uint64_t n_bytes, const struct place *at, uint64
 
 /* spaces */
 
-/* What a space is made of, as bytes: tenant's name, name, salt, block_tokens, n_shards, planes. Returns the length; dst NULL: only that. The names
+/* What a space is made of, as bytes: tenant's name, name, salt, fidelity, block_tokens, n_shards, planes. Returns the length; dst NULL: only that. The names
  * are as long as the daemon lets them be. */
 #define SPACE_DESCRIPTOR_MAX (64 + 128 + 64 + 64 + 1024 * 28)
-size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt,
+size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt, float max_rel_l2,
                                const struct geometry *g);
+/* A space's fidelity: the largest relative L2 error of a plane that it allows, 0 (lossless) to 1. */
+bool fidelity_ok(float max_rel_l2);
 struct space_descriptor {
         char tenant[40], name[129];
         uint8_t salt[64];
         uint32_t n_salt;
+        float max_rel_l2;
         struct geometry geometry; /* owned */
 };
 /* Foreign bytes. 0, -EPROTONOSUPPORT, -EPROTO, -ENOMEM; *ret is untouched then. */

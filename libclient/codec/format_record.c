@@ -10,13 +10,28 @@ static const uint8_t record_magic[4] = "kvtR";
 
 uint32_t record_header_pages(uint32_t n_planes, uint32_t n_page_hashes)
 {
-        return (uint32_t)format_pages(sizeof(struct record_header) + (uint64_t)n_planes * sizeof(struct record_plane) +
+        return (uint32_t)format_pages(sizeof(struct record_header) + (uint64_t)n_planes * sizeof(struct kvt_copy_plane) +
                                       (uint64_t)n_page_hashes * sizeof(uint32_t));
+}
+
+uint32_t record_header_pages_of(uint32_t n_planes, uint32_t n_pages)
+{
+        uint32_t low = 0, high = n_pages; /* pages of payload: header and payload grow with them */
+
+        while (low < high) {
+                uint32_t middle = low + (high - low) / 2;
+
+                if (record_header_pages(n_planes, middle) + middle < n_pages)
+                        low = middle + 1;
+                else
+                        high = middle;
+        }
+        return low < n_pages && record_header_pages(n_planes, low) + low == n_pages ? n_pages - low : 0;
 }
 
 static uint64_t header_used(const struct record_header *h)
 {
-        return sizeof(*h) + (uint64_t)h->n_planes * sizeof(struct record_plane) + (uint64_t)h->n_page_hashes * sizeof(uint32_t);
+        return sizeof(*h) + (uint64_t)h->n_planes * sizeof(struct kvt_copy_plane) + (uint64_t)h->n_page_hashes * sizeof(uint32_t);
 }
 
 static uint64_t header_hash(const struct record_header *h, const struct place *at)
@@ -26,15 +41,15 @@ static uint64_t header_hash(const struct record_header *h, const struct place *a
 
 static bool planes_ok(const struct record_header *h)
 {
-        const struct record_plane *planes = (const struct record_plane *)(h + 1);
+        const struct kvt_copy_plane *planes = (const struct kvt_copy_plane *)(h + 1);
         uint64_t stored = 0;
         float worst = 0;
 
         if (h->type != RECORD_BLOCK) /* has none */
                 return true;
         for (uint32_t i = 0; i < h->n_planes; i++) {
-                stored += planes[i].stored_bytes; /* at most 1024 * 4 GiB */
-                if (!format_error_ok(planes[i].rel_l2))
+                stored += planes[i].bytes; /* at most 1025 * 4 GiB */
+                if (!format_error_ok(planes[i].rel_l2) || !format_error_ok(planes[i].max_abs) || planes[i].zero)
                         return false;
                 if (planes[i].rel_l2 > worst)
                         worst = planes[i].rel_l2;
@@ -139,7 +154,7 @@ static bool drops_ok(const struct drop_entry *drops, uint64_t n)
 
 int record_payload_check(const struct record_header *h, const void *payload)
 {
-        const struct record_plane *planes = (const struct record_plane *)(h + 1);
+        const struct kvt_copy_plane *planes = (const struct kvt_copy_plane *)(h + 1);
         const uint8_t *p = payload;
         uint8_t digest[16];
 
@@ -147,9 +162,9 @@ int record_payload_check(const struct record_header *h, const void *payload)
                 return 0;
         if (h->type == RECORD_BLOCK) {
                 for (uint32_t i = 0; i < h->n_planes; i++) {
-                        if (hash_bytes(p, planes[i].stored_bytes, i) != planes[i].hash)
+                        if (hash_bytes(p, planes[i].bytes, i) != planes[i].hash)
                                 return -EBADMSG;
-                        p += planes[i].stored_bytes;
+                        p += planes[i].bytes;
                 }
                 return 0;
         }

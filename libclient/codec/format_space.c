@@ -1,19 +1,26 @@
 /* Space descriptors: what a space is made of, as the bytes of a record. See format.h and kvtier-format(7). */
 #include <errno.h>
+#include <math.h>
 #include <sodium.h>
 #include <string.h>
 
 #include "libclient/codec/format.h"
 
 enum {
-        DESCRIPTOR_VERSION = 1,
+        DESCRIPTOR_VERSION = 2,
+        PLANES_MAX = FORMAT_PLANES_MAX - 1, /* a geometry's */
         TENANT_MAX = sizeof(((struct space_descriptor *)0)->tenant) - 1,
         NAME_MAX_BYTES = sizeof(((struct space_descriptor *)0)->name) - 1,
         SALT_MAX = sizeof(((struct space_descriptor *)0)->salt),
 };
-static_assert(7 * sizeof(uint32_t) + TENANT_MAX + NAME_MAX_BYTES + SALT_MAX + FORMAT_PLANES_MAX * sizeof(kvt_plane) <= SPACE_DESCRIPTOR_MAX,
+static_assert(8 * sizeof(uint32_t) + TENANT_MAX + NAME_MAX_BYTES + SALT_MAX + PLANES_MAX * sizeof(kvt_plane) <= SPACE_DESCRIPTOR_MAX,
               "every descriptor fits");
 static_assert(sizeof(kvt_plane) == 28, "planes are seven le32 without padding");
+
+bool fidelity_ok(float max_rel_l2)
+{
+        return max_rel_l2 >= 0 && max_rel_l2 <= 1 && !signbit(max_rel_l2);
+}
 
 /* encoding: p NULL counts only */
 
@@ -34,7 +41,7 @@ static void write_u32(struct writer *w, uint32_t x)
         write_bytes(w, &x, sizeof(x));
 }
 
-size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt,
+size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, const uint8_t *salt, uint32_t n_salt, float max_rel_l2,
                                const struct geometry *g)
 {
         size_t n_tenant = strlen(tenant), n_name = strlen(name);
@@ -48,6 +55,7 @@ size_t space_descriptor_encode(void *dst, const char *tenant, const char *name, 
         write_bytes(&w, name, n_name);
         write_u32(&w, n_salt);
         write_bytes(&w, salt, n_salt);
+        write_bytes(&w, &max_rel_l2, sizeof(max_rel_l2));
         write_u32(&w, g->block_tokens);
         write_u32(&w, g->n_shards);
         write_u32(&w, g->n_planes);
@@ -107,8 +115,8 @@ int space_descriptor_decode(const void *p, size_t n, struct space_descriptor *re
 {
         struct reader r = {p, n, false};
         struct space_descriptor d = {};
-        kvt_plane planes[FORMAT_PLANES_MAX];
-        uint32_t block_tokens, n_shards, n_planes;
+        kvt_plane planes[PLANES_MAX];
+        uint32_t block_tokens, n_shards, n_planes, bits;
         const uint8_t *bytes;
         const char *why;
         int e;
@@ -123,10 +131,14 @@ int space_descriptor_decode(const void *p, size_t n, struct space_descriptor *re
                 return -EPROTO;
         if (d.n_salt)
                 memcpy(d.salt, bytes, d.n_salt);
+        bits = read_u32(&r);
+        memcpy(&d.max_rel_l2, &bits, sizeof(bits));
+        if (!fidelity_ok(d.max_rel_l2))
+                return -EPROTO;
         block_tokens = read_u32(&r);
         n_shards = read_u32(&r);
         n_planes = read_u32(&r);
-        bytes = n_planes && n_planes <= FORMAT_PLANES_MAX ? read_bytes(&r, n_planes * sizeof(planes[0])) : NULL;
+        bytes = n_planes && n_planes <= PLANES_MAX ? read_bytes(&r, n_planes * sizeof(planes[0])) : NULL;
         if (!bytes || r.failed || r.n)
                 return -EPROTO;
         memcpy(planes, bytes, n_planes * sizeof(planes[0]));
