@@ -125,6 +125,12 @@ static void quant_decode_rows(void *restrict dst, const struct quant_rows *q)
         }
 }
 
+static void quant_add(float *restrict to, const float *restrict x, float sign, size_t n)
+{
+        for (size_t i = 0; i < n; i++)
+                to[i] += sign * x[i];
+}
+
 /* encoding */
 
 /* Codes of n values, packed. */
