@@ -46,6 +46,8 @@ struct kernels {
         void (*narrow)(void *restrict dst, const float *restrict src, size_t n, uint32_t dtype);
         /* Adds n values to *sums. */
         void (*measure)(struct error_sums *sums, const float *x, const float *y, size_t n);
+        /* to[i] += sign * x[i] */
+        void (*quant_add)(float *restrict to, const float *restrict x, float sign, size_t n);
         /* n rows of QUANT_LANES values, `stride` apart: the low and step of each lane. */
         void (*quant_fit)(const float *restrict x, size_t n, size_t stride, const struct quant_rule *rule, float *restrict ret_low,
                           float *restrict ret_step);

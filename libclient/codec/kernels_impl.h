@@ -23,6 +23,7 @@ const struct kernels KERNELS = {
         .widen = number_widen,
         .narrow = number_narrow,
         .measure = number_measure,
+        .quant_add = quant_add,
         .quant_fit = quant_fit,
         .quant_params = quant_params,
         .quant_encode_rows = quant_encode_rows,
