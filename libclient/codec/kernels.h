@@ -61,6 +61,8 @@ struct kernels {
         void (*gear_dequantise)(float *restrict dst, const uint8_t *restrict codes, const float *restrict step, const float *restrict low,
                                 size_t n, unsigned bits);
         float (*gear_dot)(const float *x, const float *y, size_t n);
+        /* to[i] += sign * x[i] */
+        void (*quant_add)(float *restrict to, const float *restrict x, float sign, size_t n);
         /* n rows of QUANT_LANES values, `stride` apart: the low and step of each lane. */
         void (*quant_fit)(const float *restrict x, size_t n, size_t stride, const struct quant_rule *rule, float *restrict ret_low,
                           float *restrict ret_step);

@@ -30,6 +30,7 @@ const struct kernels KERNELS = {
         .gear_dot = gear_dot,
         .turbo_encode_row = turbo_encode_row,
         .turbo_decode_row = turbo_decode_row,
+        .quant_add = quant_add,
         .quant_fit = quant_fit,
         .quant_params = quant_params,
         .quant_encode_rows = quant_encode_rows,

@@ -268,7 +268,7 @@ static bool load_params(const struct quant *q, const uint8_t *at, size_t first, 
         float down = ldexpf(1, -q->exponent), base, unit, top;
 
         if (q->param_bits == 16)
-                return k->quant_params(low, at + 2 * first, n, QUANT_PARAM_HALF, down, 0) &
+                return k->quant_params(low, at + 2 * first, n, QUANT_PARAM_HALF, down, 0) &&
                        k->quant_params(step, at + 2 * (q->n_params + first), n, QUANT_PARAM_HALF, down, 0);
         base = get_half(at);
         unit = get_half(at + 2);
@@ -330,12 +330,12 @@ int quant_decode(const struct quant *q, uint32_t head, uint32_t first, uint32_t 
 
 /* deeper levels */
 
-/* Makes of a band's parameters those of a level below: low and step. */
+/* Makes of a band's parameters those of a deeper level. */
 static void deepen(struct quant_rows *rows, float *scratch, size_t room, unsigned level)
 {
         float *low = scratch, *step = low + room;
         size_t n = rows->group ? rows->n_rows * ((rows->dim + rows->group - 1) / rows->group) : rows->dim;
-        float part = 1 / (float)(1u << level);
+        float part = 1 / (float)(1u << level); /* level i's codes are a step / 2^i apart */
 
         for (size_t i = 0; i < n; i++) {
                 float width = step[i] * part;
@@ -370,26 +370,21 @@ int quant_encode_level(const struct quant *q, unsigned level, const float *left,
         return 0;
 }
 
-int quant_decode_levels(const struct quant *q, const uint8_t *levels, unsigned n_levels, uint32_t head, uint32_t first, uint32_t n,
-                        float *sum, float *more, void *scratch)
+int quant_decode_level(const struct quant *q, unsigned level, const uint8_t *src, uint32_t head, uint32_t first, uint32_t n, float *dst,
+                       void *scratch)
 {
         size_t room = params_at_once(q->dim), row_bytes = ((size_t)q->dim + 7) / 8;
         struct quant_rows rows;
 
         assert(head < q->heads && first < q->tokens && n <= q->tokens - first);
-        for (size_t t = first, end = (size_t)first + n; t < end; t += rows.n_rows, sum += rows.n_rows * q->dim) {
+        for (size_t t = first, end = (size_t)first + n; t < end; t += rows.n_rows, dst += rows.n_rows * q->dim) {
                 if (!load_band(q, head, t, end, scratch, &rows))
                         return KVT_E_CORRUPT;
-                rows.dtype = KVT_DTYPE_F32;
-                kernels()->quant_decode_rows(sum, &rows);
+                deepen(&rows, scratch, room, level);
                 rows.row_bytes = row_bytes;
-                for (unsigned i = 0; i < n_levels; i++) {
-                        rows.codes = levels + i * quant_level_bytes(q) + (head * (size_t)q->tokens + t) * row_bytes;
-                        deepen(&rows, scratch, room, 1); /* of the level before */
-                        kernels()->quant_decode_rows(more, &rows);
-                        for (size_t j = 0; j < rows.n_rows * q->dim; j++)
-                                sum[j] += more[j];
-                }
+                rows.codes = src + (head * (size_t)q->tokens + t) * row_bytes;
+                rows.dtype = KVT_DTYPE_F32;
+                kernels()->quant_decode_rows(dst, &rows);
         }
         return 0;
 }

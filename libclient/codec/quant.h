@@ -56,6 +56,6 @@ int quant_decode_picked(const struct quant *q, uint32_t head, const uint32_t *to
 size_t quant_level_bytes(const struct quant *q);
 /* q: as quant_open() made it. left: what is left, [head][token][dim]. scratch: quant_decode_scratch(). 0 or KVT_E_CORRUPT. */
 int quant_encode_level(const struct quant *q, unsigned level, const float *left, uint8_t *restrict dst, void *scratch);
-/* Rows of a head with n_levels deeper levels, which stand one after another at `levels`. sum, more: n * dim floats; sum is the result. */
-int quant_decode_levels(const struct quant *q, const uint8_t *levels, unsigned n_levels, uint32_t head, uint32_t first, uint32_t n,
-                        float *sum, float *more, void *scratch);
+/* What rows [first, first + n) of a head get from a deeper level that stands at src: add it to those of the levels before. 0 or KVT_E_CORRUPT. */
+int quant_decode_level(const struct quant *q, unsigned level, const uint8_t *src, uint32_t head, uint32_t first, uint32_t n, float *dst,
+                       void *scratch);

@@ -66,7 +66,7 @@ static size_t stack_encode(const struct codec_spec *s, const struct shape *p, co
 {
         size_t head_values = (size_t)p->tokens * p->dim, at = HEADER_BYTES;
         float *left = scratch, *sum = left + p->n_values, *more = sum + p->n_values;
-        uint8_t *bytes = (uint8_t *)(more + head_values), *levels;
+        uint8_t *bytes = (uint8_t *)(more + head_values);
         void *own = bytes + ((p->n_bytes + 3) & ~(size_t)3);
         struct quant q = lay_out(s, p);
 
@@ -75,20 +75,23 @@ static size_t stack_encode(const struct codec_spec *s, const struct shape *p, co
         quant_encode(&q, in->values, s->params[FIRST] > 1, s->params[ROUNDS], dst + at, own);
         q.section = dst + at;
         at += q.bytes;
-        levels = dst + at;
         for (unsigned level = 0; level < s->params[LEVELS]; level++) {
                 float errors[2];
 
-                if (level) {
-                        if (quant_encode_level(&q, level, left, dst + at, own))
+                if (level && quant_encode_level(&q, level, left, dst + at, own))
+                        return 0;
+                for (uint32_t h = 0; h < p->heads; h++) {
+                        float *to = sum + h * head_values;
+
+                        if (level ? quant_decode_level(&q, level, dst + at, h, 0, p->tokens, more, own)
+                                  : quant_decode(&q, h, 0, p->tokens, KVT_DTYPE_F32, to, own))
                                 return 0;
-                        at += quant_level_bytes(&q);
+                        if (level)
+                                kernels()->quant_add(to, more, 1, head_values);
                 }
-                for (uint32_t h = 0; h < p->heads; h++)
-                        if (quant_decode_levels(&q, levels, level, h, 0, p->tokens, sum + h * head_values, more, own))
-                                return 0;
-                for (size_t i = 0; i < p->n_values; i++)
-                        left[i] = in->values[i] - sum[i];
+                at += level ? quant_level_bytes(&q) : 0;
+                memcpy(left, in->values, p->n_values * sizeof(float));
+                kernels()->quant_add(left, sum, -1, p->n_values);
                 kernels()->narrow(bytes, sum, p->n_values, p->dtype);
                 plane_measure(p, in->bytes, bytes, &errors[0], &errors[1]);
                 put_errors(dst, level, errors);
@@ -122,12 +125,18 @@ static bool open_levels(struct levels *ret, const struct shape *p, const uint8_t
 
 static int decode_run(const struct levels *x, const struct shape *p, uint32_t head, uint32_t first, uint32_t n, void *dst, void *scratch)
 {
-        size_t room = (size_t)rows_at_once(p) * p->dim;
+        size_t room = (size_t)rows_at_once(p) * p->dim, n_values = (size_t)n * p->dim;
         float *sum = scratch, *more = sum + room;
-        int r = quant_decode_levels(&x->q, x->deeper, x->n - 1, head, first, n, sum, more, more + room);
+        void *own = more + room;
+        int r = quant_decode(&x->q, head, first, n, KVT_DTYPE_F32, sum, own);
 
+        for (unsigned level = 1; level < x->n && !r; level++) {
+                r = quant_decode_level(&x->q, level, x->deeper + (level - 1) * quant_level_bytes(&x->q), head, first, n, more, own);
+                if (!r)
+                        kernels()->quant_add(sum, more, 1, n_values);
+        }
         if (!r)
-                kernels()->narrow(dst, sum, (size_t)n * p->dim, p->dtype);
+                kernels()->narrow(dst, sum, n_values, p->dtype);
         return r;
 }
 
