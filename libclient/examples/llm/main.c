@@ -132,6 +132,36 @@ static uint64_t hash_logits(const struct engine *e)
         return model_hash(e->run.logits, e->model.n_vocab * sizeof(float));
 }
 
+void open_coder(const struct engine *e, struct coder *c, struct run *run, size_t i)
+{
+        const char *why = NULL;
+        struct codec_pair pair;
+
+        if (codec_pair_parse(e->opt.kv_codecs.items[i], &pair, &why))
+                die("--kv-codec %s: %s", e->opt.kv_codecs.items[i], why);
+        if (coder_init(c, run, &pair, (float)e->opt.max_rel_l2))
+                die("out of memory");
+}
+
+json_t *report_coder(const struct coder *c)
+{
+        char spec[CODEC_PAIR_MAX];
+
+        return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f}", "spec", codec_pair_format(&c->pair, spec), "k_bits", trial_bits(&c->k),
+                         "v_bits", trial_bits(&c->v), "k_rel_l2", trial_rel_l2(&c->k), "v_rel_l2", trial_rel_l2(&c->v), "k_fell_back",
+                         trial_fell_back(&c->k), "v_fell_back", trial_fell_back(&c->v));
+}
+
+/* The last block of the first n tokens passes through the codec if it is whole. */
+static void code_block(struct engine *e, size_t n)
+{
+        size_t bt = e->opt.block_tokens;
+        int r = e->opt.kv_codecs.n && n % bt == 0 ? coder_block(&e->coder, n - bt, bt) : 0;
+
+        if (r)
+                die("--kv-codec: %s", kvt_strerror(r));
+}
+
 static void prefill(struct engine *e)
 {
         double start = now_sec();
@@ -143,6 +173,7 @@ static void prefill(struct engine *e)
                 n = e->n_prompt - at < bt ? e->n_prompt - at : bt;
                 model_forward(&e->run, e->tokens + at, n, at, at + n == e->n_prompt ? LOGITS_LAST : LOGITS_NONE);
                 cache_store(&e->cache, e->tokens, at + n);
+                code_block(e, at + n);
         }
         e->hashes[0] = hash_logits(e);
         e->prefill_sec = now_sec() - start - e->cache_sec;
@@ -189,6 +220,7 @@ static void generate(struct engine *e, size_t n, double start)
                 if (i > 0) {
                         model_forward(&e->run, e->tokens + e->n_tokens - 1, 1, e->n_tokens - 1, LOGITS_LAST);
                         e->hashes[i] = hash_logits(e);
+                        code_block(e, e->n_tokens);
                 }
                 id = sampler_next(&e->sampler, e->run.logits);
                 if (i == 0) {
@@ -248,18 +280,22 @@ static void report(const struct engine *e)
         if (!e->opt.json) {
                 fprintf(stderr, "\nllm: %zu tokens of prompt, %zu reused; first token after %.0f ms; prefill %.0f/s, decode %.1f/s\n",
                         e->n_prompt, e->n_reused, e->first_sec * 1e3, prefill_rate, decode_rate);
+                if (e->opt.kv_codecs.n)
+                        fprintf(stderr, "llm: whole blocks were coded: %.3f bits a value of K, %.3f of V\n", trial_bits(&e->coder.k),
+                                trial_bits(&e->coder.v));
                 json_decref(steps);
                 return;
         }
         for (size_t i = 1; i < n_answer; i++)
                 json_array_append_new(steps, json_hash(e->hashes[i]));
-        j = json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:i, s:o*, s:o*, s:o}", "model",
+        j = json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:i, s:o*, s:o*, s:o, s:o*}", "model",
                       e->model.name, "prompt_tokens", (int)e->n_prompt, "reused_tokens", (int)e->n_reused, "answer_tokens", (int)n_answer,
                       "load_ms", e->load_sec * 1e3, "cache_ms", e->cache_sec * 1e3, "ttft_ms", e->first_sec * 1e3, "prefill_tokens_per_sec",
                       prefill_rate, "decode_tokens_per_sec", decode_rate, "kvtier", c->space ? "on" : c->off, "cache_loaded_bytes",
                       (json_int_t)c->loaded_bytes, "cache_stored_bytes", (json_int_t)c->stored_bytes, "cache_stored_blocks",
                       (int)c->n_stored, "cache_existing_blocks", (int)c->n_existing, "cache_errors", (int)c->n_errors, "text",
-                      json_text(e->text, e->n_text), "logits_hash", json_hash(e->hashes[0]), "step_hashes", steps);
+                      json_text(e->text, e->n_text), "logits_hash", json_hash(e->hashes[0]), "step_hashes", steps, "kv_codec",
+                      e->opt.kv_codecs.n ? report_coder(&e->coder) : NULL);
         if (!j || json_dumpf(j, stdout, JSON_INDENT(2)) || puts("") < 0)
                 die("cannot write the report");
         json_decref(j);
@@ -288,7 +324,9 @@ static void answer(struct engine *e)
         if (!e->hashes || run_init(&e->run, &e->model, e->pool, kv_type(o), room, o->block_tokens, 0) ||
             sampler_init(&e->sampler, e->model.n_vocab, (float)o->temperature, (float)o->top_p, o->seed))
                 die("out of memory for %zu tokens", room);
-        if (o->kvtier && !strcmp(o->kvtier, "off")) {
+        if (o->kv_codecs.n)
+                open_coder(e, &e->coder, &e->run, 0);
+        if (o->kv_codecs.n || (o->kvtier && !strcmp(o->kvtier, "off"))) {
                 snprintf(e->cache.off, sizeof(e->cache.off), "off");
         } else {
                 cache_open(&e->cache, o->kvtier, &e->run, o->block_tokens, room / o->block_tokens);
@@ -303,6 +341,8 @@ static void answer(struct engine *e)
                 store_answer(e);
         cache_finish(&e->cache);
         report(e);
+        if (o->kv_codecs.n)
+                coder_deinit(&e->coder);
         cache_close(&e->cache);
         sampler_deinit(&e->sampler);
         free(e->hashes);

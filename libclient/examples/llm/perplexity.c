@@ -1,12 +1,13 @@
 /* --perplexity: reads a text in windows and says how well the model foretells it. Main thread. */
 #include <errno.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "libclient/codec/capture.h"
-#include "libclient/examples/llm/engine.h"
+#include "libclient/examples/llm/fidelity.h"
 
 /* [token][head][dim] of the run -> [head][token][dim] of the file */
 static int write_kv(FILE *f, const struct run *r, const struct capture *c, uint32_t layer, int which)
@@ -62,11 +63,55 @@ static void write_capture(const struct engine *e, size_t n)
                 die("%s: %s", e->opt.capture, strerror(-r));
 }
 
+static void report(const struct engine *e, const struct fidelity *f, double perplexity, size_t n_scored, size_t ctx, double rate)
+{
+        json_t *j;
+
+        if (!e->opt.json) {
+                printf("perplexity %.4f over %zu tokens in windows of %zu\n", perplexity, n_scored, ctx);
+                if (f->n_specs)
+                        fidelity_print(f);
+                return;
+        }
+        j = json_pack("{s:f, s:I, s:I, s:f, s:o*}", "perplexity", perplexity, "tokens", (json_int_t)n_scored, "ctx", (json_int_t)ctx,
+                      "tokens_per_sec", rate, "codecs", f->n_specs ? fidelity_json(f) : NULL);
+        if (!j || json_dumpf(j, stdout, JSON_INDENT(2)) || puts("") < 0)
+                die("cannot write the report");
+        json_decref(j);
+}
+
+/* One window without a codec. */
+struct window {
+        double nll;
+        size_t n_scored, n; /* n: tokens in it */
+};
+
+/* keep: where all its logits go; NULL: nowhere. */
+static struct window run_window(struct engine *e, size_t from, size_t ctx, float *keep)
+{
+        size_t bt = e->opt.block_tokens, n_vocab = e->model.n_vocab;
+        struct window w = {0};
+
+        for (size_t n; w.n < ctx && from + w.n + 1 < e->n_tokens; w.n += n) {
+                size_t left = e->n_tokens - from - w.n;
+
+                n = ctx - w.n < bt ? ctx - w.n : bt;
+                n = n < left ? n : left;
+                model_forward(&e->run, e->tokens + from + w.n, n, w.n, LOGITS_ALL);
+                if (keep)
+                        memcpy(keep + w.n * n_vocab, e->run.logits, n * n_vocab * sizeof(*keep));
+                for (size_t i = 0; i < n && w.n + i + 1 < ctx && i + 1 < left; i++, w.n_scored++)
+                        w.nll += sample_nll(e->run.logits + i * n_vocab, n_vocab, e->tokens[from + w.n + i + 1]);
+        }
+        return w;
+}
+
 void perplexity(struct engine *e)
 {
         size_t ctx = e->opt.n_ctx ? e->opt.n_ctx : 512, bt = e->opt.block_tokens, n_text, n_scored = 0;
         char *text = read_file(e->opt.perplexity, &n_text);
-        double nll = 0, start = now_sec();
+        double nll = 0, sec = 0;
+        struct fidelity f = {0};
 
         encode_text(e, text, n_text, 0);
         free(text);
@@ -78,24 +123,22 @@ void perplexity(struct engine *e)
                 die("%s: too short", e->opt.perplexity);
         if (run_init(&e->run, &e->model, e->pool, kv_type(&e->opt), ctx, bt, 1) || (e->opt.capture && run_keep_queries(&e->run)))
                 die("out of memory");
+        if (e->opt.kv_codecs.n)
+                fidelity_init(&f, e, ctx);
         for (size_t from = 0; from + 1 < e->n_tokens; from += ctx) {
-                size_t at = 0;
+                double start = now_sec();
+                struct window w = run_window(e, from, ctx, f.full);
 
-                for (size_t n; at < ctx && from + at + 1 < e->n_tokens; at += n) {
-                        size_t left = e->n_tokens - from - at;
-
-                        n = ctx - at < bt ? ctx - at : bt;
-                        n = n < left ? n : left;
-                        model_forward(&e->run, e->tokens + from + at, n, at, LOGITS_ALL);
-                        for (size_t i = 0; i < n && at + i + 1 < ctx && i + 1 < left; i++, n_scored++)
-                                nll += sample_nll(e->run.logits + i * e->model.n_vocab, e->model.n_vocab, e->tokens[from + at + i + 1]);
-                }
+                sec += now_sec() - start;
+                nll += w.nll;
+                n_scored += w.n_scored;
                 if (e->opt.capture && from == 0)
-                        write_capture(e, at);
+                        write_capture(e, w.n);
+                if (e->opt.kv_codecs.n)
+                        fidelity_window(&f, e, from, w.n);
         }
-        if (e->opt.json)
-                printf("{\"perplexity\": %.4f, \"tokens\": %zu, \"ctx\": %zu, \"tokens_per_sec\": %.1f}\n", exp(nll / (double)n_scored),
-                       n_scored, ctx, (double)e->n_tokens / (now_sec() - start));
-        else
-                printf("perplexity %.4f over %zu tokens in windows of %zu\n", exp(nll / (double)n_scored), n_scored, ctx);
+        if (e->opt.kv_codecs.n && !f.n_scored)
+                die("--kv-codec: no window is longer than a block");
+        report(e, &f, exp(nll / (double)n_scored), n_scored, ctx, (double)e->n_tokens / sec);
+        fidelity_deinit(&f);
 }
