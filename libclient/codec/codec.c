@@ -7,6 +7,7 @@
 
 static const struct codec *const codecs[CODEC_N_IDS] = {
         [CODEC_RAW] = &codec_raw,
+        [CODEC_ZBF] = &codec_zbf,
 };
 
 const struct codec *codec_find(uint8_t id)
