@@ -71,6 +71,11 @@ struct kernels {
         void (*gear_dequantise)(float *restrict dst, const uint8_t *restrict codes, const float *restrict step, const float *restrict low,
                                 size_t n, unsigned bits);
         float (*gear_dot)(const float *x, const float *y, size_t n);
+        /* n elements of `width` bytes (1, 2 or 4), rotated left by a bit or not, to width planes of n bytes each, the lowest bytes first; and back. */
+        void (*zbf_split)(uint8_t *const dst[4], const void *restrict src, size_t n, unsigned width, bool rotate);
+        void (*zbf_merge)(void *restrict dst, const uint8_t *const src[4], size_t n, unsigned width, bool rotate);
+        /* dst = a ^ b, n bytes; dst may be one of them. */
+        void (*xor)(uint8_t *dst, const uint8_t *a, const uint8_t *b, size_t n);
 };
 
 /* The best variant that this CPU can run. */
