@@ -117,7 +117,14 @@ static inline __attribute__((always_inline)) __m256i bits_eight(const uint8_t *s
 
         if (bits == 8)
                 return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)src));
-        memcpy(&w, src, bits);
+        if (bits == 3) { /* two loads in registers: a word put together in memory would wait for its stores */
+                uint16_t two;
+
+                memcpy(&two, src, 2);
+                w = two | (uint32_t)src[2] << 16;
+        } else {
+                memcpy(&w, src, bits);
+        }
         return _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32((int)w), _mm256_mullo_epi32(one, _mm256_set1_epi32((int)bits))),
                                 _mm256_set1_epi32((1 << bits) - 1));
 }

@@ -6,11 +6,8 @@
 #include "libclient/codec/codec.h"
 
 static const struct codec *const codecs[CODEC_N_IDS] = {
-        [CODEC_RAW] = &codec_raw,
-        [CODEC_KIVI] = &codec_kivi,
-        [CODEC_TURBO] = &codec_turbo,
-        [CODEC_GEAR] = &codec_gear,
-        [CODEC_BITMAP] = &codec_bitmap,
+        [CODEC_RAW] = &codec_raw,     [CODEC_ZBF] = &codec_zbf,   [CODEC_KIVI] = &codec_kivi,   [CODEC_TURBO] = &codec_turbo,
+        [CODEC_MIXED] = &codec_mixed, [CODEC_GEAR] = &codec_gear, [CODEC_STACK] = &codec_stack, [CODEC_BITMAP] = &codec_bitmap,
 };
 
 const struct codec *codec_find(uint8_t id)
@@ -91,7 +88,7 @@ static const char *parse_param(const char *text, size_t n, struct codec_spec *s)
 {
         const char *equals = memchr(text, '=', n);
         size_t n_name = equals ? (size_t)(equals - text) : n;
-        char digits[8] = {0}, *end;
+        char digits[8] = {0};
 
         for (unsigned i = 0; i < CODEC_PARAMS_MAX && s->codec->params[i].name; i++) {
                 const struct codec_param *p = &s->codec->params[i];
@@ -102,8 +99,8 @@ static const char *parse_param(const char *text, size_t n, struct codec_spec *s)
                 if (!equals || n - n_name - 1 >= sizeof(digits) || n - n_name == 1)
                         return "a codec's parameter takes a number: NAME=NUMBER";
                 memcpy(digits, equals + 1, n - n_name - 1);
-                v = strtoul(digits, &end, 10);
-                if (*end || digits[0] == '-' || digits[0] == '+' || digits[0] == ' ')
+                v = strtoul(digits, NULL, 10);
+                if (strspn(digits, "0123456789") != n - n_name - 1)
                         return "a codec's parameter takes a number: NAME=NUMBER";
                 if (!allows(p, v))
                         return "a codec's parameter does not take that number; see kvtier-codecs(7)";

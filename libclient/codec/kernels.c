@@ -1,7 +1,22 @@
 /* Chooses the kernels once. Threads: any; the choice is idempotent, and every thread that races for it makes the same. */
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+#include <stdbool.h>
+
 #include "libclient/codec/kernels.h"
 
 static const struct kernels *chosen;
+
+#ifdef __x86_64__
+/* clang 14's __builtin_cpu_supports() does not know it; AVX2, which has the same registers, says that the system saves them. */
+static bool has_f16c(void)
+{
+        unsigned a, b, c = 0, d;
+
+        return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+#endif
 
 const struct kernels *kernels_nth(unsigned i)
 {
@@ -10,7 +25,7 @@ const struct kernels *kernels_nth(unsigned i)
 
 #ifdef __x86_64__
         __builtin_cpu_init();
-        if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2")) {
+        if (__builtin_cpu_supports("avx2") && has_f16c() && __builtin_cpu_supports("bmi2")) {
                 if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512dq"))
                         all[n++] = &kernels_avx512;

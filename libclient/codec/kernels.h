@@ -34,7 +34,7 @@ enum quant_param_kind {
 enum { QUANT_LANES = 16 };
 struct quant_rule {
         unsigned bits;
-        bool halves; /* 1 bit: the middles of the range's halves (SpeCache), else mean +- mean |x - mean| */
+        bool middles; /* levels are the middles of equal parts of the range (1 bit: SpeCache), else its ends and between (1 bit: mean +- mean |x - mean|) */
         unsigned rounds; /* of least squares */
 };
 
@@ -46,6 +46,8 @@ struct kernels {
         void (*narrow)(void *restrict dst, const float *restrict src, size_t n, uint32_t dtype);
         /* Adds n values to *sums. */
         void (*measure)(struct error_sums *sums, const float *x, const float *y, size_t n);
+        /* to[i] += sign * x[i] */
+        void (*quant_add)(float *restrict to, const float *restrict x, float sign, size_t n);
         /* n rows of QUANT_LANES values, `stride` apart: the low and step of each lane. */
         void (*quant_fit)(const float *restrict x, size_t n, size_t stride, const struct quant_rule *rule, float *restrict ret_low,
                           float *restrict ret_step);
@@ -69,6 +71,11 @@ struct kernels {
         void (*gear_dequantise)(float *restrict dst, const uint8_t *restrict codes, const float *restrict step, const float *restrict low,
                                 size_t n, unsigned bits);
         float (*gear_dot)(const float *x, const float *y, size_t n);
+        /* n elements of `width` bytes (1, 2 or 4), rotated left by a bit or not, to width planes of n bytes each, the lowest bytes first; and back. */
+        void (*zbf_split)(uint8_t *const dst[4], const void *restrict src, size_t n, unsigned width, bool rotate);
+        void (*zbf_merge)(void *restrict dst, const uint8_t *const src[4], size_t n, unsigned width, bool rotate);
+        /* dst = a ^ b, n bytes; dst may be one of them. */
+        void (*xor)(uint8_t *dst, const uint8_t *a, const uint8_t *b, size_t n);
 };
 
 /* The best variant that this CPU can run. */

@@ -17,12 +17,14 @@
 #include "libclient/codec/bits_kernels.h"
 
 #include "libclient/codec/quant_kernels.h"
+#include "libclient/codec/zbf_kernels.h"
 
 const struct kernels KERNELS = {
         .name = KERNELS_NAME,
         .widen = number_widen,
         .narrow = number_narrow,
         .measure = number_measure,
+        .quant_add = quant_add,
         .quant_fit = quant_fit,
         .quant_params = quant_params,
         .quant_encode_rows = quant_encode_rows,
@@ -34,4 +36,7 @@ const struct kernels KERNELS = {
         .gear_dot = gear_dot,
         .turbo_encode_row = turbo_encode_row,
         .turbo_decode_row = turbo_decode_row,
+        .zbf_split = zbf_split,
+        .zbf_merge = zbf_merge,
+        .xor = zbf_xor,
 };

@@ -1,5 +1,7 @@
 /* Codec 4: uniform quantisation with a least value and a step for each group, after KIVI (arXiv 2402.02750): keys per channel over groups of tokens, values per
- * token over groups of channels. One bit: two levels, mean +- mean |x - mean|, or the middles of the halves of the range (SpeCache, arXiv 2503.16163).
+ * token over groups of channels. Levels are the middles
+ * of equal parts of a group's range, at one bit mean +- mean |x - mean|; or as published: the ends of the range and points between (KIVI), at one bit the middles of
+ * its halves (SpeCache, arXiv 2503.16163). The decoder does not see the difference.
  * The payload is one section as quant.h describes it. */
 #include <stdio.h>
 
@@ -41,7 +43,7 @@ static size_t kivi_encode(const struct codec_spec *s, const struct shape *p, con
 {
         struct quant q = lay_out(s, p);
 
-        quant_encode(&q, in->values, s->params[LEVELS], s->params[ROUNDS], dst, scratch);
+        quant_encode(&q, in->values, (q.bits == 1) == s->params[LEVELS], s->params[ROUNDS], dst, scratch);
         return q.bytes;
 }
 
@@ -101,7 +103,9 @@ const struct codec codec_kivi = {
                    [GROUP] = {"group", 64, .allowed = {16, 32, 64, 128}, .help = "tokens that share parameters, in key planes"},
                    [VGROUP] = {"vgroup", 64, .allowed = {16, 32, 64, 128}, .help = "channels that share parameters, in value planes"},
                    [PARAMS] = {"params", 16, .allowed = {8, 16}, .help = "bits of a parameter"},
-                   [LEVELS] = {"levels", 0, 0, 1, .help = "at 1 bit: 0 centroids, 1 the middles of the range's halves (SpeCache)"},
+                   [LEVELS] = {"levels", 0, 0, 1,
+                               .help = "0: the middles of equal parts of the range (1 bit: centroids); 1: as published, the range's ends "
+                                       "and between (1 bit: the middles of its halves)"},
                    [ROUNDS] = {"rounds", 0, 0, 8, .help = "rounds of least squares when choosing parameters"}},
         .bound = kivi_bound,
         .scratch = kivi_scratch,

@@ -220,9 +220,9 @@ static void encode_head(const struct quant *q, const float *x, const struct quan
                 kernels()->quant_encode_rows(dst, x, &rows);
 }
 
-void quant_encode(struct quant *q, const float *values, bool halves, unsigned rounds, uint8_t *restrict dst, void *scratch)
+void quant_encode(struct quant *q, const float *values, bool middles, unsigned rounds, uint8_t *restrict dst, void *scratch)
 {
-        struct quant_rule rule = {q->bits, halves, rounds};
+        struct quant_rule rule = {q->bits, middles, rounds};
         size_t head_values = (size_t)q->tokens * q->dim;
         float *low = scratch;
 
@@ -268,7 +268,7 @@ static bool load_params(const struct quant *q, const uint8_t *at, size_t first, 
         float down = ldexpf(1, -q->exponent), base, unit, top;
 
         if (q->param_bits == 16)
-                return k->quant_params(low, at + 2 * first, n, QUANT_PARAM_HALF, down, 0) &
+                return k->quant_params(low, at + 2 * first, n, QUANT_PARAM_HALF, down, 0) &&
                        k->quant_params(step, at + 2 * (q->n_params + first), n, QUANT_PARAM_HALF, down, 0);
         base = get_half(at);
         unit = get_half(at + 2);
@@ -281,46 +281,117 @@ static bool load_params(const struct quant *q, const uint8_t *at, size_t first, 
         return true;
 }
 
-int quant_decode(const struct quant *q, uint32_t head, uint32_t first, uint32_t n, uint32_t dtype, void *dst, void *scratch)
+static size_t dtype_bytes(uint32_t dtype)
+{
+        return dtype == KVT_DTYPE_F32 ? 4 : dtype == KVT_DTYPE_F16 || dtype == KVT_DTYPE_BF16 ? 2 : 1;
+}
+
+/* The rows from t on, before end, whose parameters fit: fills ret but dtype. False: corrupt. scratch: quant_decode_scratch(). */
+static bool load_band(const struct quant *q, uint32_t head, size_t t, size_t end, float *scratch, struct quant_rows *ret)
 {
         const uint8_t *at = q->section + QUANT_HEADER_BYTES + head * q->head_bytes;
-        const uint8_t *codes = at + q->head_bytes - q->tokens * q->row_bytes;
         float *low = scratch, *step = low + params_at_once(q->dim);
-        struct quant_rows rows = {.row_bytes = q->row_bytes,
-                                  .dim = q->dim,
-                                  .bits = q->bits,
-                                  .group = q->axis == QUANT_TOKEN ? q->group : 0,
-                                  .low = low,
-                                  .step = step,
-                                  .dtype = dtype};
-        size_t elem_bytes = dtype == KVT_DTYPE_F32 ? 4 : dtype == KVT_DTYPE_F16 || dtype == KVT_DTYPE_BF16 ? 2 : 1;
+        size_t i, n_params;
+
+        *ret = (struct quant_rows){.codes = at + q->head_bytes - (q->tokens - t) * q->row_bytes,
+                                   .row_bytes = q->row_bytes,
+                                   .dim = q->dim,
+                                   .bits = q->bits,
+                                   .group = q->axis == QUANT_TOKEN ? q->group : 0,
+                                   .low = low,
+                                   .step = step};
+        if (q->axis == QUANT_CHANNEL) {
+                ret->n_rows = smaller(q->group - t % q->group, end - t);
+                i = t / q->group * q->dim;
+                n_params = q->dim;
+        } else {
+                ret->n_rows = smaller(params_at_once(q->dim) / q->groups, end - t);
+                i = t * q->groups;
+                n_params = ret->n_rows * q->groups;
+        }
+        return load_params(q, at, i, n_params, low, step);
+}
+
+int quant_decode(const struct quant *q, uint32_t head, uint32_t first, uint32_t n, uint32_t dtype, void *dst, void *scratch)
+{
+        struct quant_rows rows;
         uint8_t *to = dst;
 
         assert(head < q->heads && first < q->tokens && n <= q->tokens - first);
         for (size_t t = first, end = (size_t)first + n; t < end; t += rows.n_rows) {
-                size_t i, n_params;
-
-                if (q->axis == QUANT_CHANNEL) {
-                        rows.n_rows = smaller(q->group - t % q->group, end - t);
-                        i = t / q->group * q->dim;
-                        n_params = q->dim;
-                } else {
-                        rows.n_rows = smaller(params_at_once(q->dim) / q->groups, end - t);
-                        i = t * q->groups;
-                        n_params = rows.n_rows * q->groups;
-                }
-                if (!load_params(q, at, i, n_params, low, step))
+                if (!load_band(q, head, t, end, scratch, &rows))
                         return KVT_E_CORRUPT;
-                rows.codes = codes + t * q->row_bytes;
+                rows.dtype = dtype;
                 kernels()->quant_decode_rows(to, &rows);
-                to += rows.n_rows * q->dim * elem_bytes;
+                to += rows.n_rows * q->dim * dtype_bytes(dtype);
+        }
+        return 0;
+}
+
+/* deeper levels */
+
+/* Makes of a band's parameters those of a deeper level. */
+static void deepen(struct quant_rows *rows, float *scratch, size_t room, unsigned level)
+{
+        float *low = scratch, *step = low + room;
+        size_t n = rows->group ? rows->n_rows * ((rows->dim + rows->group - 1) / rows->group) : rows->dim;
+        float part = 1 / (float)(1u << level); /* level i's codes are a step / 2^i apart */
+
+        for (size_t i = 0; i < n; i++) {
+                float width = step[i] * part;
+
+                low[i] = -width / 2;
+                step[i] = width;
+        }
+        rows->bits = 1;
+}
+
+size_t quant_level_bytes(const struct quant *q)
+{
+        return (size_t)q->heads * q->tokens * (((size_t)q->dim + 7) / 8);
+}
+
+int quant_encode_level(const struct quant *q, unsigned level, const float *left, uint8_t *restrict dst, void *scratch)
+{
+        size_t room = params_at_once(q->dim), row_bytes = ((size_t)q->dim + 7) / 8;
+        float *step = (float *)scratch + room;
+        struct quant_rows rows;
+
+        for (uint32_t h = 0; h < q->heads; h++)
+                for (size_t t = 0; t < q->tokens; t += rows.n_rows, dst += rows.n_rows * row_bytes, left += rows.n_rows * q->dim) {
+                        if (!load_band(q, h, t, q->tokens, scratch, &rows))
+                                return KVT_E_CORRUPT;
+                        deepen(&rows, scratch, room, level);
+                        for (size_t i = 0; i < room; i++)
+                                step[i] = step[i] > 0 ? 1 / step[i] : 0;
+                        rows.row_bytes = row_bytes;
+                        kernels()->quant_encode_rows(dst, left, &rows);
+                }
+        return 0;
+}
+
+int quant_decode_level(const struct quant *q, unsigned level, const uint8_t *src, uint32_t head, uint32_t first, uint32_t n, float *dst,
+                       void *scratch)
+{
+        size_t room = params_at_once(q->dim), row_bytes = ((size_t)q->dim + 7) / 8;
+        struct quant_rows rows;
+
+        assert(head < q->heads && first < q->tokens && n <= q->tokens - first);
+        for (size_t t = first, end = (size_t)first + n; t < end; t += rows.n_rows, dst += rows.n_rows * q->dim) {
+                if (!load_band(q, head, t, end, scratch, &rows))
+                        return KVT_E_CORRUPT;
+                deepen(&rows, scratch, room, level);
+                rows.row_bytes = row_bytes;
+                rows.codes = src + (head * (size_t)q->tokens + t) * row_bytes;
+                rows.dtype = KVT_DTYPE_F32;
+                kernels()->quant_decode_rows(dst, &rows);
         }
         return 0;
 }
 
 int quant_decode_picked(const struct quant *q, uint32_t head, const uint32_t *tokens, size_t n, uint32_t dtype, void *dst, void *scratch)
 {
-        size_t row = q->dim * (size_t)(dtype == KVT_DTYPE_F32 ? 4 : dtype == KVT_DTYPE_F16 || dtype == KVT_DTYPE_BF16 ? 2 : 1);
+        size_t row = q->dim * dtype_bytes(dtype);
 
         for (size_t i = 0, run; i < n; i += run) {
                 int r;

@@ -41,8 +41,8 @@ void quant_lay_out(struct quant *q);
 /* Bytes of scratch, 4-byte aligned, to encode (laid out) and to decode any section of that dim. */
 size_t quant_encode_scratch(const struct quant *q);
 size_t quant_decode_scratch(uint32_t dim);
-/* values: [head][token][dim], finite. Writes q->bytes at dst. levels, rounds: see struct quant_rule. */
-void quant_encode(struct quant *q, const float *values, bool halves, unsigned rounds, uint8_t *restrict dst, void *scratch);
+/* values: [head][token][dim], finite. Writes q->bytes at dst. middles, rounds: see struct quant_rule. */
+void quant_encode(struct quant *q, const float *values, bool middles, unsigned rounds, uint8_t *restrict dst, void *scratch);
 
 /* Opens a section of at least one token at src. Returns its bytes, which are at most n_src; 0: it is not one. */
 size_t quant_open(struct quant *ret, uint32_t heads, uint32_t tokens, uint32_t dim, const uint8_t *src, size_t n_src);
@@ -50,3 +50,12 @@ size_t quant_open(struct quant *ret, uint32_t heads, uint32_t tokens, uint32_t d
 int quant_decode(const struct quant *q, uint32_t head, uint32_t first, uint32_t n, uint32_t dtype, void *dst, void *scratch);
 /* Rows tokens[0..n) of a head. */
 int quant_decode_picked(const struct quant *q, uint32_t head, const uint32_t *tokens, size_t n, uint32_t dtype, void *dst, void *scratch);
+
+/* Deeper levels: level i = 1, 2, ... halves the steps once more. It has a bit for each value, [head][token], each row from a whole byte on: what is left after
+ * the levels before is below 0 or not. It stands for -+ step / 2^(i + 1). */
+size_t quant_level_bytes(const struct quant *q);
+/* q: as quant_open() made it. left: what is left, [head][token][dim]. scratch: quant_decode_scratch(). 0 or KVT_E_CORRUPT. */
+int quant_encode_level(const struct quant *q, unsigned level, const float *left, uint8_t *restrict dst, void *scratch);
+/* What rows [first, first + n) of a head get from a deeper level that stands at src: add it to those of the levels before. 0 or KVT_E_CORRUPT. */
+int quant_decode_level(const struct quant *q, unsigned level, const uint8_t *src, uint32_t head, uint32_t first, uint32_t n, float *dst,
+                       void *scratch);

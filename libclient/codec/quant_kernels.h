@@ -125,6 +125,12 @@ static void quant_decode_rows(void *restrict dst, const struct quant_rows *q)
         }
 }
 
+static void quant_add(float *restrict to, const float *restrict x, float sign, size_t n)
+{
+        for (size_t i = 0; i < n; i++)
+                to[i] += sign * x[i];
+}
+
 /* encoding */
 
 /* Codes of n values, packed. */
@@ -133,10 +139,28 @@ static inline __attribute__((always_inline)) void quant_code_span(uint8_t *restr
 {
         float most = (float)((1u << bits) - 1u);
         uint8_t codes[QUANT_SPAN];
+        size_t i = 0;
 
-        for (size_t i = 0; i < n; i++)
-                codes[i] = (uint8_t)quant_round(quant_clamp((x[i] - (each ? low[i] : *low)) * (each ? inverse[i] : *inverse), most));
-        bits_pack_const(dst, codes, n, bits);
+#ifdef __AVX2__
+        for (; i + 8 <= n; i += 8, dst += bits) {
+                __m256 a = each ? _mm256_loadu_ps(low + i) : _mm256_set1_ps(*low);
+                __m256 b = each ? _mm256_loadu_ps(inverse + i) : _mm256_set1_ps(*inverse);
+                __m256 v = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), a), b);
+                __m256i q;
+                __m128i narrow;
+                uint64_t w;
+
+                /* the second operand is taken where one is NaN, or both are 0 */
+                v = _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(most));
+                q = _mm256_cvtps_epi32(v);
+                narrow = _mm_packus_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+                w = bits_gather((uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(narrow, narrow)), bits);
+                memcpy(dst, &w, bits);
+        }
+#endif
+        for (size_t j = i; j < n; j++)
+                codes[j - i] = (uint8_t)quant_round(quant_clamp((x[j] - (each ? low[j] : *low)) * (each ? inverse[j] : *inverse), most));
+        bits_pack_const(dst, codes, n - i, bits);
 }
 
 static inline __attribute__((always_inline)) void quant_encode_const(uint8_t *restrict dst, const float *restrict x,
@@ -205,7 +229,7 @@ static void quant_fit(const float *restrict x, size_t n, size_t stride, const st
 {
         float low[QUANT_LANES], high[QUANT_LANES], step[QUANT_LANES], most = (float)((1u << rule->bits) - 1u), count = (float)n;
 
-        if (rule->bits == 1 && !rule->halves) {
+        if (rule->bits == 1 && !rule->middles) {
                 float sum[QUANT_LANES] = {0}, away[QUANT_LANES] = {0};
 
                 for (size_t i = 0; i < n; i++)
@@ -233,8 +257,8 @@ static void quant_fit(const float *restrict x, size_t n, size_t stride, const st
                 for (size_t l = 0; l < QUANT_LANES; l++) {
                         float range = high[l] - low[l];
 
-                        step[l] = rule->bits == 1 ? range / 2 : range / most;
-                        low[l] += rule->bits == 1 ? range / 4 : 0;
+                        step[l] = rule->middles ? range / (most + 1) : range / most;
+                        low[l] += rule->middles ? step[l] / 2 : 0;
                 }
         }
         for (unsigned i = 0; i < rule->rounds; i++)

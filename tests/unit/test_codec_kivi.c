@@ -8,7 +8,7 @@ static void test_by_hand(void **state)
 {
         static const float values[] = {0, -4, 1, -2, 2, 0, 3, 2};
         static const uint8_t expected[] = {2, 16, 6, 12, 0, 0, 0, 0xf4, 0, 0x6c, 0, 0x70, 0x0, 0x5, 0xa, 0xf};
-        struct lossy x = lossy_new("kivi:bits=2", KVT_ROLE_K, KVT_DTYPE_F32, 1, 4, 2, values);
+        struct lossy x = lossy_new("kivi:bits=2,levels=1", KVT_ROLE_K, KVT_DTYPE_F32, 1, 4, 2, values);
 
         lossy_encode(&x, NULL);
         assert_int_equal(x.n, sizeof(expected));
@@ -18,7 +18,7 @@ static void test_by_hand(void **state)
         lossy_free(&x);
 }
 
-static void check_one_bit(const char *spec, const float expected[4])
+static void check_levels(const char *spec, const float expected[4])
 {
         static const float values[] = {0, 0, 2, 6};
         struct lossy x = lossy_new(spec, KVT_ROLE_V, KVT_DTYPE_F32, 1, 1, 4, values);
@@ -31,9 +31,11 @@ static void check_one_bit(const char *spec, const float expected[4])
 
 static void test_levels(void **state)
 {
-        /* mean 2, mean distance 2: 0 and 4; 2 is in the middle and rounds to even. Halves: 1.5 and 4.5. */
-        check_one_bit("kivi:bits=1", (const float[]){0, 0, 0, 4});
-        check_one_bit("kivi:bits=1,levels=1", (const float[]){1.5, 1.5, 1.5, 4.5});
+        /* mean 2, mean distance 2: 0 and 4; 2 is in the middle and rounds to even. Halves: 1.5 and 4.5. Quarters: .75, 2.25, .. */
+        check_levels("kivi:bits=2", (const float[]){0.75, 0.75, 2.25, 5.25});
+        check_levels("kivi:bits=2,levels=1", (const float[]){0, 0, 2, 6});
+        check_levels("kivi:bits=1", (const float[]){0, 0, 0, 4});
+        check_levels("kivi:bits=1,levels=1", (const float[]){1.5, 1.5, 1.5, 4.5});
         /* least squares: the means of {0, 0, 2} and {6}, as near as f16 is */
         static const float values[] = {0, 0, 2, 6};
         struct lossy x = lossy_new("kivi:bits=1,rounds=2", KVT_ROLE_V, KVT_DTYPE_F16, 1, 1, 4, values);
@@ -97,6 +99,7 @@ static void test_better(void **state)
         }
         assert_true(error_of("kivi:bits=2", KVT_ROLE_K) < 0.7f * error_of("kivi:bits=2", KVT_ROLE_V));
         assert_true(error_of("kivi:bits=2,rounds=3", KVT_ROLE_K) < error_of("kivi:bits=2", KVT_ROLE_K));
+        assert_true(error_of("kivi:bits=2", KVT_ROLE_K) < 0.9f * error_of("kivi:bits=2,levels=1", KVT_ROLE_K));
 }
 
 /* Constant, zero, tiny and huge planes. */
@@ -129,7 +132,7 @@ static void test_hostile(void **state)
                 for (uint32_t role = KVT_ROLE_K; role <= KVT_ROLE_V; role++) {
                         struct lossy x = lossy_new(specs[s], role, KVT_DTYPE_F16, 2, 9, 10, NULL);
 
-                        lossy_check_hostile(&x, 64);
+                        lossy_check_hostile(&x, 64, 0);
                         /* an infinite parameter; a decoded value is never one */
                         lossy_encode(&x, NULL);
                         x.payload[5] = 0x7c;

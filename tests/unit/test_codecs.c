@@ -30,12 +30,17 @@ static size_t scratch_bytes(const struct codec_spec *s, const struct shape *p)
 
 /* the codec on its own */
 
-static struct room decode(const struct shape *p, const struct codec *c, const struct room *payload, const void *base)
+/* huge: so large that sums of values overflow; then a decoder may refuse what the encoder made, and codec/plane goes on. */
+static struct room decode(const struct shape *p, const struct codec *c, const struct room *payload, const void *base, bool huge)
 {
         struct codec_spec d = codec_spec_default(c);
         struct room scratch = room_new(scratch_bytes(&d, p), 0), ret = room_new(p->n_bytes, random_below(2));
 
-        EXPECT(c->decode(p, payload->p, payload->n, base, ret.p, scratch.p) == 0);
+        int r = c->decode(p, payload->p, payload->n, base, ret.p, scratch.p);
+
+        EXPECT(r == 0 || (huge && r == KVT_E_CORRUPT));
+        if (r)
+                memset(ret.p, 0, ret.n);
         room_check(&ret);
         room_check(payload);
         room_free(&scratch);
@@ -92,7 +97,8 @@ static void check_payload(const struct shape *p, const struct codec *c, const st
 static bool check_codec(const struct shape *p, const struct codec_spec *s, enum content content)
 {
         const struct codec *c = s->codec;
-        bool lossless = c->flags & CODEC_LOSSLESS, with_scores = random_below(2), coded;
+        bool lossless = c->flags & CODEC_LOSSLESS, with_scores = random_below(2), coded,
+             huge = !lossless && content == LARGEST && (p->dtype == KVT_DTYPE_F32 || p->dtype == KVT_DTYPE_BF16);
         size_t bound = c->bound(s, p), n = 0;
         struct room src = room_new(p->n_bytes, random_below(2)), base = room_new(p->n_bytes, 1), dst = room_new(bound, 1), first,
                     values = room_new(p->n_values * sizeof(float), 0);
@@ -135,7 +141,7 @@ static bool check_codec(const struct shape *p, const struct codec_spec *s, enum 
                         struct room again;
 
                         kernels_choose(kernels_nth(v));
-                        again = decode(p, c, &payload, base.p);
+                        again = decode(p, c, &payload, base.p, huge);
                         if (lossless)
                                 EXPECT(!memcmp(again.p, src.p, p->n_bytes));
                         if (v) {
@@ -144,7 +150,7 @@ static bool check_codec(const struct shape *p, const struct codec_spec *s, enum 
                         } else {
                                 whole = again;
                         }
-                        if (c->flags & CODEC_ROW_ACCESS)
+                        if (c->flags & CODEC_ROW_ACCESS && !huge)
                                 check_rows(p, c, &payload, whole.p);
                 }
                 check_payload(p, c, &payload, base.p);
@@ -290,7 +296,7 @@ static void check_copy(const struct shape *p, const struct given *g, const struc
         if (codec->flags & CODEC_LOSSLESS)
                 EXPECT(!memcmp(got.p, g->src, p->n_bytes) && !c->flags);
         slow_measure(p, g->src, got.p, &rel, &max);
-        EXPECT(near((double)c->rel_l2, rel) && near((double)c->max_abs, max));
+        EXPECT(near((double)c->rel_l2, rel) && near((double)c->max_abs, (double)(float)max));
         EXPECT(c->rel_l2 <= g->max_rel_l2);
         for (uint32_t t = 0; t < p->tokens && p->dtype != KVT_DTYPE_OPAQUE; t++)
                 if ((g->protect && g->protect[t / 8] >> t % 8 & 1) || !finite_row(p, g->src, t))

@@ -12,30 +12,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "libclient/examples/llm/cache.h"
-#include "libclient/examples/llm/options.h"
-#include "libclient/examples/llm/sample.h"
-#include "libclient/examples/llm/tokenizer.h"
+#include "libclient/examples/llm/engine.h"
 #include "libclient/examples/llm/unicode.h"
 
-struct engine {
-        struct options opt;
-        struct pool *pool;
-        struct gguf file;
-        struct model model;
-        struct tokenizer tokenizer;
-        struct run run;
-        struct cache cache;
-        struct sampler sampler;
-        uint32_t *tokens; /* prompt, then answer */
-        size_t n_prompt, n_tokens, n_reused;
-        uint64_t *hashes; /* of the logits after the prompt and after each token of the answer but the last */
-        char *text; /* the answer */
-        size_t n_text;
-        double load_sec, cache_sec, first_sec, prefill_sec, decode_sec;
-};
-
-static double now_sec(void)
+double now_sec(void)
 {
         struct timespec ts;
 
@@ -43,7 +23,7 @@ static double now_sec(void)
         return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
 }
 
-__attribute__((format(printf, 1, 2), noreturn)) static void die(const char *format, ...)
+void die(const char *format, ...)
 {
         va_list ap;
 
@@ -55,7 +35,7 @@ __attribute__((format(printf, 1, 2), noreturn)) static void die(const char *form
         exit(1);
 }
 
-static char *read_file(const char *path, size_t *ret_n)
+char *read_file(const char *path, size_t *ret_n)
 {
         FILE *f = fopen(path, "re");
         char *text = NULL;
@@ -89,7 +69,7 @@ static void load_engine(struct engine *e)
         e->load_sec = now_sec() - start;
 }
 
-static void encode(struct engine *e, const char *text, size_t n, unsigned flags)
+void encode_text(struct engine *e, const char *text, size_t n, unsigned flags)
 {
         if (tokenizer_encode(&e->tokenizer, text, n, flags, &e->tokens, &e->n_tokens))
                 die("out of memory");
@@ -97,7 +77,7 @@ static void encode(struct engine *e, const char *text, size_t n, unsigned flags)
 
 static void add_token(struct engine *e, uint32_t id)
 {
-        encode(e, "", 0, 0); /* makes room for one */
+        encode_text(e, "", 0, 0); /* makes room for one */
         e->tokens[e->n_tokens++] = id;
 }
 
@@ -114,11 +94,11 @@ static void add_turn(struct engine *e, const char *role, const char *text, size_
                 die("out of memory");
         memcpy(turn + sprintf(turn, "%s\n", role), text, n_text);
         add_token(e, start);
-        encode(e, turn, n, 0);
+        encode_text(e, turn, n, 0);
         free(turn);
         if (close) {
                 add_token(e, end);
-                encode(e, "\n", 1, 0);
+                encode_text(e, "\n", 1, 0);
         }
 }
 
@@ -139,7 +119,7 @@ static void make_prompt(struct engine *e)
                 add_turn(e, "user", text, n, 1);
                 add_turn(e, "assistant", "", 0, 0);
         } else {
-                encode(e, text, n, TOKENIZER_SPECIALS);
+                encode_text(e, text, n, TOKENIZER_SPECIALS);
         }
         free(text);
         if (!e->n_tokens)
@@ -150,6 +130,36 @@ static void make_prompt(struct engine *e)
 static uint64_t hash_logits(const struct engine *e)
 {
         return model_hash(e->run.logits, e->model.n_vocab * sizeof(float));
+}
+
+void open_coder(const struct engine *e, struct coder *c, struct run *run, size_t i)
+{
+        const char *why = NULL;
+        struct codec_pair pair;
+
+        if (codec_pair_parse(e->opt.kv_codecs.items[i], &pair, &why))
+                die("--kv-codec %s: %s", e->opt.kv_codecs.items[i], why);
+        if (coder_init(c, run, &pair, (float)e->opt.max_rel_l2))
+                die("out of memory");
+}
+
+json_t *report_coder(const struct coder *c)
+{
+        char spec[CODEC_PAIR_MAX];
+
+        return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f}", "spec", codec_pair_format(&c->pair, spec), "k_bits", trial_bits(&c->k),
+                         "v_bits", trial_bits(&c->v), "k_rel_l2", trial_rel_l2(&c->k), "v_rel_l2", trial_rel_l2(&c->v), "k_fell_back",
+                         trial_fell_back(&c->k), "v_fell_back", trial_fell_back(&c->v));
+}
+
+/* The last block of the first n tokens passes through the codec if it is whole. */
+static void code_block(struct engine *e, size_t n)
+{
+        size_t bt = e->opt.block_tokens;
+        int r = e->opt.kv_codecs.n && n % bt == 0 ? coder_block(&e->coder, n - bt, bt) : 0;
+
+        if (r)
+                die("--kv-codec: %s", kvt_strerror(r));
 }
 
 static void prefill(struct engine *e)
@@ -163,6 +173,7 @@ static void prefill(struct engine *e)
                 n = e->n_prompt - at < bt ? e->n_prompt - at : bt;
                 model_forward(&e->run, e->tokens + at, n, at, at + n == e->n_prompt ? LOGITS_LAST : LOGITS_NONE);
                 cache_store(&e->cache, e->tokens, at + n);
+                code_block(e, at + n);
         }
         e->hashes[0] = hash_logits(e);
         e->prefill_sec = now_sec() - start - e->cache_sec;
@@ -209,6 +220,7 @@ static void generate(struct engine *e, size_t n, double start)
                 if (i > 0) {
                         model_forward(&e->run, e->tokens + e->n_tokens - 1, 1, e->n_tokens - 1, LOGITS_LAST);
                         e->hashes[i] = hash_logits(e);
+                        code_block(e, e->n_tokens);
                 }
                 id = sampler_next(&e->sampler, e->run.logits);
                 if (i == 0) {
@@ -268,24 +280,28 @@ static void report(const struct engine *e)
         if (!e->opt.json) {
                 fprintf(stderr, "\nllm: %zu tokens of prompt, %zu reused; first token after %.0f ms; prefill %.0f/s, decode %.1f/s\n",
                         e->n_prompt, e->n_reused, e->first_sec * 1e3, prefill_rate, decode_rate);
+                if (e->opt.kv_codecs.n)
+                        fprintf(stderr, "llm: whole blocks were coded: %.3f bits a value of K, %.3f of V\n", trial_bits(&e->coder.k),
+                                trial_bits(&e->coder.v));
                 json_decref(steps);
                 return;
         }
         for (size_t i = 1; i < n_answer; i++)
                 json_array_append_new(steps, json_hash(e->hashes[i]));
-        j = json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:i, s:o*, s:o*, s:o}", "model",
+        j = json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:s, s:I, s:I, s:i, s:i, s:i, s:o*, s:o*, s:o, s:o*}", "model",
                       e->model.name, "prompt_tokens", (int)e->n_prompt, "reused_tokens", (int)e->n_reused, "answer_tokens", (int)n_answer,
                       "load_ms", e->load_sec * 1e3, "cache_ms", e->cache_sec * 1e3, "ttft_ms", e->first_sec * 1e3, "prefill_tokens_per_sec",
                       prefill_rate, "decode_tokens_per_sec", decode_rate, "kvtier", c->space ? "on" : c->off, "cache_loaded_bytes",
                       (json_int_t)c->loaded_bytes, "cache_stored_bytes", (json_int_t)c->stored_bytes, "cache_stored_blocks",
                       (int)c->n_stored, "cache_existing_blocks", (int)c->n_existing, "cache_errors", (int)c->n_errors, "text",
-                      json_text(e->text, e->n_text), "logits_hash", json_hash(e->hashes[0]), "step_hashes", steps);
+                      json_text(e->text, e->n_text), "logits_hash", json_hash(e->hashes[0]), "step_hashes", steps, "kv_codec",
+                      e->opt.kv_codecs.n ? report_coder(&e->coder) : NULL);
         if (!j || json_dumpf(j, stdout, JSON_INDENT(2)) || puts("") < 0)
                 die("cannot write the report");
         json_decref(j);
 }
 
-static enum kv_type kv_type(const struct options *o)
+enum kv_type kv_type(const struct options *o)
 {
         return strcmp(o->kv, "bf16") ? KV_F16 : KV_BF16;
 }
@@ -308,7 +324,9 @@ static void answer(struct engine *e)
         if (!e->hashes || run_init(&e->run, &e->model, e->pool, kv_type(o), room, o->block_tokens, 0) ||
             sampler_init(&e->sampler, e->model.n_vocab, (float)o->temperature, (float)o->top_p, o->seed))
                 die("out of memory for %zu tokens", room);
-        if (o->kvtier && !strcmp(o->kvtier, "off")) {
+        if (o->kv_codecs.n)
+                open_coder(e, &e->coder, &e->run, 0);
+        if (o->kv_codecs.n || (o->kvtier && !strcmp(o->kvtier, "off"))) {
                 snprintf(e->cache.off, sizeof(e->cache.off), "off");
         } else {
                 cache_open(&e->cache, o->kvtier, &e->run, o->block_tokens, room / o->block_tokens);
@@ -323,42 +341,12 @@ static void answer(struct engine *e)
                 store_answer(e);
         cache_finish(&e->cache);
         report(e);
+        if (o->kv_codecs.n)
+                coder_deinit(&e->coder);
         cache_close(&e->cache);
         sampler_deinit(&e->sampler);
         free(e->hashes);
         free(e->text);
-}
-
-static void perplexity(struct engine *e)
-{
-        size_t ctx = e->opt.n_ctx ? e->opt.n_ctx : 512, bt = e->opt.block_tokens, n_text, n_scored = 0;
-        char *text = read_file(e->opt.perplexity, &n_text);
-        double nll = 0, start = now_sec();
-
-        encode(e, text, n_text, 0);
-        free(text);
-        if (e->opt.n_generate && e->n_tokens > e->opt.n_generate)
-                e->n_tokens = e->opt.n_generate;
-        if (ctx > e->model.n_ctx_train)
-                die("--ctx: the model was made for %zu tokens", e->model.n_ctx_train);
-        if (e->n_tokens < 2)
-                die("%s: too short", e->opt.perplexity);
-        if (run_init(&e->run, &e->model, e->pool, kv_type(&e->opt), ctx, bt, 1))
-                die("out of memory");
-        for (size_t from = 0; from + 1 < e->n_tokens; from += ctx)
-                for (size_t at = 0; at < ctx && from + at + 1 < e->n_tokens; at += bt) {
-                        size_t left = e->n_tokens - from - at, n = ctx - at < bt ? ctx - at : bt;
-
-                        n = n < left ? n : left;
-                        model_forward(&e->run, e->tokens + from + at, n, at, LOGITS_ALL);
-                        for (size_t i = 0; i < n && at + i + 1 < ctx && i + 1 < left; i++, n_scored++)
-                                nll += sample_nll(e->run.logits + i * e->model.n_vocab, e->model.n_vocab, e->tokens[from + at + i + 1]);
-                }
-        if (e->opt.json)
-                printf("{\"perplexity\": %.4f, \"tokens\": %zu, \"ctx\": %zu, \"tokens_per_sec\": %.1f}\n", exp(nll / (double)n_scored),
-                       n_scored, ctx, (double)e->n_tokens / (now_sec() - start));
-        else
-                printf("perplexity %.4f over %zu tokens in windows of %zu\n", exp(nll / (double)n_scored), n_scored, ctx);
 }
 
 int main(int argc, char **argv)

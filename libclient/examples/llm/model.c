@@ -39,7 +39,14 @@ void run_deinit(struct run *r)
         for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
                 free(all[i]);
         free(r->kv);
+        free(r->q);
         *r = (struct run){0};
+}
+
+int run_keep_queries(struct run *r)
+{
+        r->q = calloc(r->model->n_layers * r->model->n_heads * r->n_ctx * r->model->head_dim, sizeof(*r->q));
+        return r->q ? 0 : -ENOMEM;
 }
 
 uint16_t *run_kv(const struct run *r, size_t layer, int which)
@@ -53,6 +60,18 @@ struct step {
         size_t layer, n, at;
 };
 
+static void keep_queries(const struct step *s, const float *q, size_t i)
+{
+        const struct model *m = s->run->model;
+
+        for (size_t h = 0; h < m->n_heads; h++) {
+                uint16_t *dst = s->run->q + ((s->layer * m->n_heads + h) * s->run->n_ctx + s->at + i) * m->head_dim;
+
+                for (size_t j = 0; j < m->head_dim; j++)
+                        dst[j] = f16_from_f32(q[h * m->head_dim + j]);
+        }
+}
+
 /* Rotates q and k of row i and stores its K and V. */
 static void place_row(void *arg, size_t i, unsigned i_thread)
 {
@@ -63,6 +82,8 @@ static void place_row(void *arg, size_t i, unsigned i_thread)
 
         for (size_t h = 0; h < m->n_heads + m->n_kv_heads; h++)
                 tensor_rope(qkv + h * m->head_dim, s->run->angles + i * m->n_rope, m->n_rope / 2);
+        if (s->run->q)
+                keep_queries(s, qkv, i);
         for (int which = 0; which < 2; which++) {
                 uint16_t *dst = run_kv(s->run, s->layer, which) + (s->at + i) * n_kv;
                 const float *src = qkv + n_q + (size_t)which * n_kv;

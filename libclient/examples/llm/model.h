@@ -44,6 +44,7 @@ struct run {
         uint16_t *kv; /* [layer][K, V][n_ctx][n_kv_heads][head_dim]; owned, like all below */
         float *x, *normed, *qkv, *heads, *ff, *angles, *k32, *v32, *scores, *logits; /* logits: [max_rows][n_vocab] if all were asked for */
         size_t scores_per_thread;
+        uint16_t *q; /* run_keep_queries(): [layer][head][n_ctx][head_dim], halves; else NULL */
 };
 
 enum model_logits { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL };
@@ -51,6 +52,8 @@ enum model_logits { LOGITS_NONE, LOGITS_LAST, LOGITS_ALL };
 /* all_logits: model_forward() will be asked for LOGITS_ALL. 0 or -ENOMEM. */
 int run_init(struct run *r, const struct model *m, struct pool *pool, enum kv_type kv_type, size_t n_ctx, size_t max_rows, int all_logits);
 void run_deinit(struct run *r);
+/* From now on model_forward() keeps the queries, as attention uses them. 0 or -ENOMEM. */
+int run_keep_queries(struct run *r);
 /* Where K (which 0) or V (1) of a layer starts. */
 uint16_t *run_kv(const struct run *r, size_t layer, int which);
 /* Computes n tokens (at most max_rows) at positions at..at+n, given the KV of all before; stores their KV; leaves logits as asked. Tokens are

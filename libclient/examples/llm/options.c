@@ -1,6 +1,7 @@
 /* The command line: one table makes parser, ranges and help. */
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,13 +9,13 @@
 
 #include "libclient/examples/llm/options.h"
 
-enum kind { FLAG, TEXT, COUNT, REAL };
+enum kind { FLAG, TEXT, LIST, COUNT, REAL };
 
 static const struct row {
         int letter; /* 0: none */
         const char *name, *value, *help;
         enum kind kind;
-        size_t offset; /* of an int, a const char *, a uint64_t or a double in struct options */
+        size_t offset; /* of an int, a const char *, a struct text_list, a uint64_t or a double in struct options */
         double min, max;
 } rows[] = {
 #define AT(field) offsetof(struct options, field)
@@ -34,6 +35,12 @@ static const struct row {
         {0, "no-store-answer", NULL, "store the prompt's blocks only", FLAG, AT(no_store_answer), 0, 0},
         {0, "ctx", "N", "room for prompt and answer (the model's); with --perplexity, the window (512)", COUNT, AT(n_ctx), 2, 1 << 24},
         {0, "perplexity", "FILE", "of the model on a text", TEXT, AT(perplexity), 0, 0},
+        {0, "capture", "FILE", "with --perplexity: write Q, K and V of the first window, for kvtierctl codec", TEXT, AT(capture), 0, 0},
+        {0, "kv-codec", "SPEC[+SPEC]",
+         "code the KV of whole blocks, K and V, in place; with --perplexity: against the full KV, can be given again", LIST, AT(kv_codecs),
+         0, 0},
+        {0, "max-rel-l2", "X", "with --kv-codec: the largest error of a plane; others are coded better (any)", REAL, AT(max_rel_l2), 0,
+         1e9},
         {0, "threads", "N", "(one a CPU)", COUNT, AT(n_threads), 1, 64},
         {0, "logits", "FILE", "write the logits after the prompt, as 32-bit floats", TEXT, AT(logits), 0, 0},
         {0, "json", NULL, "one JSON object on stdout", FLAG, AT(json), 0, 0},
@@ -75,6 +82,11 @@ static void set(struct options *o, const struct row *w, char *value)
         case TEXT:
                 *(const char **)field = value;
                 return;
+        case LIST:
+                if (((struct text_list *)(void *)field)->n == OPTIONS_CODECS_MAX)
+                        misuse("too many of these", w->name);
+                ((struct text_list *)(void *)field)->items[((struct text_list *)(void *)field)->n++] = value;
+                return;
         case COUNT:
                 *(uint64_t *)field = strtoull(value, &end, 10);
                 v = (double)*(uint64_t *)field;
@@ -95,6 +107,7 @@ void options_parse(struct options *o, int argc, char **argv)
 
         *o = (struct options){.block_tokens = 64,
                               .top_p = 0.95,
+                              .max_rel_l2 = INFINITY,
                               .seed = 1,
                               .n_threads = n_cpus < 1    ? 1
                                            : n_cpus > 64 ? 64
@@ -132,6 +145,12 @@ void options_parse(struct options *o, int argc, char **argv)
                 misuse("no prompt: -p TEXT or -f FILE", NULL);
         if (o->perplexity && (o->prompt || o->file || o->logits || o->kvtier))
                 misuse("--perplexity goes with no prompt, no --logits and no --kvtier", NULL);
+        if (o->kv_codecs.n > 1 && !o->perplexity)
+                misuse("more than one --kv-codec go with --perplexity", NULL);
+        if (o->kv_codecs.n && o->kvtier && strcmp(o->kvtier, "off") != 0)
+                misuse("--kv-codec goes with no --kvtier: what was coded here is not to be stored", NULL);
+        if (o->capture && !o->perplexity)
+                misuse("--capture goes with --perplexity", NULL);
         if (!o->perplexity && !o->n_generate)
                 o->n_generate = 64;
 }

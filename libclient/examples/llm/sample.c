@@ -83,3 +83,25 @@ double sample_nll(const float *logits, size_t n_vocab, uint32_t id)
                 sum += exp((double)(logits[i] - max));
         return log(sum) - (double)(logits[id] - max);
 }
+
+void sample_compare(const float *p, const float *q, size_t n_vocab, uint32_t id, struct sample_pair *ret)
+{
+        size_t p_best = find_likeliest(p, n_vocab), q_best = find_likeliest(q, n_vocab);
+        double p_sum = 0, q_sum = 0, differences = 0, p_lse, q_lse;
+
+        for (size_t i = 0; i < n_vocab; i++) {
+                double weight = (double)expf(p[i] - p[p_best]);
+
+                p_sum += weight;
+                q_sum += (double)expf(q[i] - q[q_best]);
+                differences += weight * ((double)p[i] - (double)q[i]);
+        }
+        p_lse = log(p_sum) + (double)p[p_best];
+        q_lse = log(q_sum) + (double)q[q_best];
+        *ret = (struct sample_pair){
+                .kl = differences / p_sum - (p_lse - q_lse),
+                .p_nll = p_lse - (double)p[id],
+                .q_nll = q_lse - (double)q[id],
+                .same_best = p_best == q_best,
+        };
+}

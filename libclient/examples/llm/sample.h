@@ -18,3 +18,11 @@ void sampler_deinit(struct sampler *s);
 uint32_t sampler_next(struct sampler *s, const float *logits);
 /* -log of the probability that softmax gives token id, in nats. */
 double sample_nll(const float *logits, size_t n_vocab, uint32_t id);
+
+/* What another run's logits q are worth against logits p at a place of the text where token id follows. */
+struct sample_pair {
+        double kl; /* of q's distribution from p's, in nats; 0 if both are the same bits */
+        double p_nll, q_nll; /* -log of the probability of id */
+        int same_best; /* both have the same likeliest token */
+};
+void sample_compare(const float *p, const float *q, size_t n_vocab, uint32_t id, struct sample_pair *ret);

@@ -1,0 +1,132 @@
+/* mixed: which tokens are salient, sizes around SIMD widths, rows, variants, hostile payloads. */
+#include "tests/unit/lossy.h"
+
+static const uint32_t dtypes[] = {KVT_DTYPE_F32, KVT_DTYPE_F16, KVT_DTYPE_BF16, KVT_DTYPE_FP8, KVT_DTYPE_INT8};
+
+/* The bit map stands after the count. */
+static void check_salient(struct lossy *x, const float *scores, const uint8_t *expected, size_t n_map)
+{
+        lossy_check(x, scores);
+        assert_memory_equal(x->payload + 4, expected, n_map);
+        lossy_free(x);
+}
+
+static void test_salient(void **state)
+{
+        static const float scores[] = {0, 5, NAN, 7, 5, 1, 5, 0, 9, 0}, none[10] = {0};
+        float values[10 * 16];
+        struct lossy x = lossy_new("mixed:share=30", KVT_ROLE_K, KVT_DTYPE_F16, 2, 10, 16, NULL);
+
+        check_salient(&x, scores, (const uint8_t[]){1 << 1 | 1 << 3, 1}, 2);
+        x = lossy_new("mixed:share=0", KVT_ROLE_K, KVT_DTYPE_F16, 2, 10, 16, NULL);
+        check_salient(&x, scores, (const uint8_t[]){0, 0}, 2);
+        x = lossy_new("mixed:share=100", KVT_ROLE_V, KVT_DTYPE_F16, 2, 10, 16, NULL);
+        check_salient(&x, scores, (const uint8_t[]){255, 3}, 2);
+        x = lossy_new("mixed:share=20", KVT_ROLE_V, KVT_DTYPE_F16, 2, 10, 16, NULL);
+        check_salient(&x, none, (const uint8_t[]){3, 0}, 2);
+        /* without scores: a key away from the others though short, a long value */
+        for (int i = 0; i < 160; i++)
+                values[i] = i / 16 == 4 ? 0.01f : i / 16 == 9 ? 20.0f : 10 + (float)(i % 5) * 0.1f;
+        x = lossy_new("mixed:share=10", KVT_ROLE_V, KVT_DTYPE_F16, 1, 10, 16, values);
+        check_salient(&x, NULL, (const uint8_t[]){0, 2}, 2);
+        for (int i = 9 * 16; i < 160; i++)
+                values[i] = 10;
+        x = lossy_new("mixed:share=10", KVT_ROLE_K, KVT_DTYPE_F16, 1, 10, 16, values);
+        check_salient(&x, NULL, (const uint8_t[]){16, 0}, 2);
+}
+
+/* Salient tokens are nearer than the others; bits per value are what was asked for. */
+static void test_precision(void **state)
+{
+        for (uint32_t role = KVT_ROLE_K; role <= KVT_ROLE_V; role++) {
+                struct lossy x = lossy_new("mixed:share=25", role, KVT_DTYPE_F32, 1, 64, 64, NULL);
+                float scores[64], y[64 * 64];
+                double off[2] = {0};
+
+                for (int t = 0; t < 64; t++)
+                        scores[t] = t % 4 == 2;
+                lossy_encode(&x, scores);
+                assert_int_equal(lossy_decode(&x), 0);
+                memcpy(y, x.decoded, sizeof(y));
+                for (int i = 0; i < 64 * 64; i++)
+                        off[i / 64 % 4 == 2] += (double)((y[i] - x.values[i]) * (y[i] - x.values[i]));
+                assert_true(off[1] / 16 < off[0] / 48 / 100);
+                assert_true(8.0 * (double)x.n / (64 * 64) < 2 * 0.75 + 8 * 0.25 + 0.4);
+                lossy_free(&x);
+        }
+}
+
+static void test_sizes(void **state)
+{
+        static const uint32_t tokens[] = {1, 2, 7, 8, 9, 17, 65, 130}, dims[] = {1, 7, 8, 9, 16, 17, 64, 80, 260};
+        static const char *const specs[] = {"mixed", "mixed:low=1,share=40,params=16", "mixed:low=3,high=4,group=16,vgroup=16,share=60",
+                                            "mixed:low=8"};
+
+        for (size_t t = 0; t < sizeof(tokens) / sizeof(*tokens); t++)
+                for (size_t d = 0; d < sizeof(dims) / sizeof(*dims); d++)
+                        for (size_t s = 0; s < sizeof(specs) / sizeof(*specs); s++) {
+                                size_t i = t + d + s;
+                                struct lossy x = lossy_new(specs[s], i % 2 ? KVT_ROLE_V : KVT_ROLE_K, dtypes[i % 5], 1 + i % 3, tokens[t],
+                                                           dims[d], NULL);
+
+                                lossy_check(&x, NULL);
+                                lossy_free(&x);
+                        }
+}
+
+static void test_better(void **state)
+{
+        struct codec_spec s = lossy_spec("mixed:low=1,high=4");
+        char text[CODEC_SPEC_MAX];
+        float before = INFINITY;
+        unsigned n = 0;
+
+        do {
+                struct lossy x = lossy_new(codec_spec_format(&s, text), KVT_ROLE_K, KVT_DTYPE_F16, 2, 64, 64, NULL);
+
+                lossy_encode(&x, NULL);
+                assert_int_equal(lossy_decode(&x), 0);
+                assert_true(lossy_error(&x) < before);
+                before = lossy_error(&x);
+                lossy_free(&x);
+                n++;
+        } while (s.codec->better(&s, &s));
+        assert_int_equal(n, 5);
+}
+
+static void test_hostile(void **state)
+{
+        static const char *const specs[] = {"mixed", "mixed:share=50,params=16", "mixed:share=0", "mixed:share=100"};
+
+        for (int s = 0; s < 4; s++)
+                for (uint32_t role = KVT_ROLE_K; role <= KVT_ROLE_V; role++) {
+                        struct lossy x = lossy_new(specs[s], role, KVT_DTYPE_BF16, 2, 11, 10, NULL);
+
+                        lossy_check_hostile(&x, 64, 0);
+                        lossy_encode(&x, NULL);
+                        x.payload[5] |= 8; /* a twelfth token */
+                        assert_int_equal(lossy_decode(&x), KVT_E_CORRUPT);
+                        lossy_free(&x);
+                }
+}
+
+static void test_describe(void **state)
+{
+        struct lossy x = lossy_new("mixed:low=3,share=20", KVT_ROLE_V, KVT_DTYPE_F16, 2, 10, 64, NULL);
+        char text[64];
+
+        lossy_encode(&x, NULL);
+        x.spec.codec->describe(&x.shape, x.payload, x.n, text, sizeof(text));
+        assert_string_equal(text, "low=3,high=8,share=20");
+        lossy_free(&x);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_salient), cmocka_unit_test(test_precision), cmocka_unit_test(test_sizes),
+                cmocka_unit_test(test_better),  cmocka_unit_test(test_hostile),   cmocka_unit_test(test_describe),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
