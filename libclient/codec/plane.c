@@ -65,6 +65,11 @@ size_t plane_bound(const struct shape *p, const struct codec_spec *s)
         return most;
 }
 
+static size_t map_bytes(const struct shape *p)
+{
+        return ((size_t)p->tokens + 7) / 8;
+}
+
 /* scratch of encode: values, decoded bytes, a bit a token, then the codec's */
 struct work {
         float *values;
@@ -73,38 +78,41 @@ struct work {
         void *codec;
 };
 
-static struct work lay_out(const struct shape *p, uint8_t *scratch, size_t *ret_bytes)
+static size_t work_bytes(const struct shape *p)
 {
-        size_t values = aligned(p->n_values * sizeof(float)), decoded = aligned(p->n_bytes), exact = aligned((p->tokens + 7) / 8);
+        return aligned(p->n_values * sizeof(float)) + aligned(p->n_bytes) + aligned(map_bytes(p));
+}
 
-        *ret_bytes = values + decoded + exact;
-        return (struct work){(float *)(void *)scratch, scratch + values, scratch + values + decoded, scratch + values + decoded + exact};
+static struct work lay_out(const struct shape *p, uint8_t *scratch)
+{
+        uint8_t *decoded = scratch + aligned(p->n_values * sizeof(float)), *exact = decoded + aligned(p->n_bytes);
+
+        return (struct work){(float *)(void *)scratch, decoded, exact, exact + aligned(map_bytes(p))};
 }
 
 size_t plane_encode_scratch(const struct shape *p, const struct codec_spec *s)
 {
         struct codec_spec at = *s;
-        size_t most = 0, fixed;
+        size_t most = 0;
 
-        lay_out(p, NULL, &fixed);
         do {
                 size_t n = supports(&at, p) ? codec_scratch(&at, p) : 0;
 
                 if (!(at.codec->flags & CODEC_LOSSLESS)) {
                         struct codec_spec decoder = codec_spec_default(at.codec);
-                        size_t d = codec_scratch(&decoder, p);
+                        size_t d = supports(&decoder, p) ? codec_scratch(&decoder, p) : 0;
 
                         n = n > d ? n : d;
                 }
                 most = n > most ? n : most;
         } while (next_spec(&at));
-        return fixed + most;
+        return work_bytes(p) + most;
 }
 
 /* Widens the plane; values that are not finite become 0 and their tokens exact. Returns how many tokens are exact. */
 static size_t take_in(const struct shape *p, const struct plane_request *q, const void *src, struct work *w)
 {
-        size_t n_map = (p->tokens + 7) / 8, n = 0, row = p->dim;
+        size_t n_map = map_bytes(p), n = 0, row = p->dim;
 
         if (q->protect)
                 memcpy(w->exact, q->protect, n_map);
@@ -318,8 +326,8 @@ void plane_encode(const struct shape *p, const struct plane_request *q, const vo
 {
         struct codec_input in = {.bytes = src, .base = q->base, .base_key = q->base_key};
         struct codec_spec s = *q->spec;
-        size_t fixed, n, n_exact = 0;
-        struct work w = lay_out(p, scratch, &fixed);
+        size_t n, n_exact = 0;
+        struct work w = lay_out(p, scratch);
         bool widened = false;
 
         for (;; next_spec(&s)) {
