@@ -51,7 +51,7 @@ static void test_levels(void **state)
 static void test_sizes(void **state)
 {
         static const uint32_t tokens[] = {1, 2, 15, 16, 17, 33, 65, 130}, dims[] = {1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 80, 129, 260};
-        static const char *const specs[] = {"kivi:bits=1", "kivi:bits=2,params=8,group=32,vgroup=16", "kivi:bits=3,rounds=2",
+        static const char *const specs[] = {"kivi:bits=1", "kivi:bits=2,params=8,group=32,vgroup=16", "kivi:bits=3,rounds=2,levels=2",
                                             "kivi:vgroup=32", "kivi:bits=8,group=128,vgroup=128"};
 
         for (size_t t = 0; t < sizeof(tokens) / sizeof(*tokens); t++)
@@ -97,9 +97,9 @@ static void test_better(void **state)
                 assert_int_equal(n, 5);
                 assert_true(before < (i % 2 ? 0.05f : 0.01f));
         }
-        assert_true(error_of("kivi:bits=2", KVT_ROLE_K) < 0.7f * error_of("kivi:bits=2", KVT_ROLE_V));
+        assert_true(error_of("kivi:bits=2,levels=1", KVT_ROLE_K) < 0.7f * error_of("kivi:bits=2,levels=1", KVT_ROLE_V));
         assert_true(error_of("kivi:bits=2,rounds=3", KVT_ROLE_K) < error_of("kivi:bits=2", KVT_ROLE_K));
-        assert_true(error_of("kivi:bits=2", KVT_ROLE_K) < 0.9f * error_of("kivi:bits=2,levels=1", KVT_ROLE_K));
+        assert_true(error_of("kivi:bits=2,levels=2", KVT_ROLE_K) < 0.9f * error_of("kivi:bits=2", KVT_ROLE_K));
 }
 
 /* Constant, zero, tiny and huge planes. */
