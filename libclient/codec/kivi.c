@@ -115,7 +115,7 @@ const struct codec codec_kivi = {
         .params = {[BITS] = {"bits", 4, .allowed = {1, 2, 3, 4, 8}, .help = "bits of a code"},
                    [GROUP] = {"group", 64, .allowed = {16, 32, 64, 128}, .help = "tokens that share parameters, in key planes"},
                    [VGROUP] = {"vgroup", 64, .allowed = {16, 32, 64, 128}, .help = "channels that share parameters, in value planes"},
-                   [PARAMS] = {"params", 16, .allowed = {8, 16}, .help = "bits of a parameter"},
+                   [PARAMS] = {"params", 8, .allowed = {8, 16}, .help = "bits of a parameter"},
                    [LEVELS] = {"levels", 0, 0, 2, .help = "0: see kivi.c; 1: as published; 2: the middles of equal parts of the range"},
                    [ROUNDS] = {"rounds", 0, 0, 8, .help = "rounds of least squares when choosing parameters"}},
         .bound = kivi_bound,
