@@ -8,6 +8,7 @@
 static const struct codec *const codecs[CODEC_N_IDS] = {
         [CODEC_RAW] = &codec_raw,
         [CODEC_ZBF] = &codec_zbf,
+        [CODEC_XDELTA] = &codec_xdelta,
 };
 
 const struct codec *codec_find(uint8_t id)
