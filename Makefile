@@ -203,8 +203,11 @@ $(B)/tests/vm/%: $(B)/tests/vm/%.o $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_CLIENT)
 $(B)/tests/fault/preload_%.so: $(B)/tests/fault/preload_%.o
 	$(link) -shared $^ -o $@ -ldl -lpthread
-# fuzzers share objects that are instrumented once
-build/fuzz/%: build/fuzzer-clang/tests/fuzz/%.o $(fuzz_objs)
+# fuzzers share objects that are instrumented once; each takes those that it needs
+build/fuzzer-clang/all.a: $(fuzz_objs)
+	@echo "  AR      $@"
+	$(Q)rm -f $@ && ar rcs $@ $^
+build/fuzz/%: build/fuzzer-clang/tests/fuzz/%.o build/fuzzer-clang/all.a
 	@mkdir -p $(@D); echo "  LD      $@"
 	$(Q)clang -fsanitize=fuzzer,address,undefined $^ -o $@ $(LIBS_DAEMON) -lopenblas -ljansson -lm
 -include $(shell find build -name '*.d' 2>/dev/null)

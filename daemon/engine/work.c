@@ -229,8 +229,7 @@ bool work_record_fits(const struct record_header *h, const struct xfer *x)
 /* record -> slot, decoded if x->decodes. */
 static int work_load(struct xfer *x)
 {
-        static const struct codec_spec raw = {.codec = &codec_raw};
-        static const struct codec_pair to = {raw, raw};
+        static const struct codec_pair to = {.k = {.codec = &codec_raw}, .v = {.codec = &codec_raw}};
         const struct geometry *g = &x->space->geometry;
         struct record_header *from = x->read.header;
         struct copy c = {record_planes(from), x->read.payload, from->stored_bytes};
