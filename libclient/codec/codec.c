@@ -13,6 +13,7 @@ static const struct codec *const codecs[CODEC_N_IDS] = {
         [CODEC_KIVI] = &codec_kivi,
         [CODEC_MIXED] = &codec_mixed,
         [CODEC_STACK] = &codec_stack,
+        [CODEC_ZBF] = &codec_zbf,
 };
 
 const struct codec *codec_find(uint8_t id)

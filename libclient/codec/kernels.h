@@ -71,6 +71,11 @@ struct kernels {
         /* Codes of rows of values (dim floats each, no gaps); decoded rows (no gaps). */
         void (*quant_encode_rows)(uint8_t *restrict dst, const float *restrict x, const struct quant_rows *q);
         void (*quant_decode_rows)(void *restrict dst, const struct quant_rows *q);
+        /* n elements of `width` bytes (1, 2 or 4), rotated left by a bit or not, to width planes of n bytes each, the lowest bytes first; and back. */
+        void (*zbf_split)(uint8_t *const dst[4], const void *restrict src, size_t n, unsigned width, bool rotate);
+        void (*zbf_merge)(void *restrict dst, const uint8_t *const src[4], size_t n, unsigned width, bool rotate);
+        /* dst = a ^ b, n bytes; dst may be one of them. */
+        void (*xor)(uint8_t *dst, const uint8_t *a, const uint8_t *b, size_t n);
 };
 
 /* The best variant that this CPU can run. */

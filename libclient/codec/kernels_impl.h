@@ -17,6 +17,7 @@
 #include "libclient/codec/bits_kernels.h"
 
 #include "libclient/codec/quant_kernels.h"
+#include "libclient/codec/zbf_kernels.h"
 
 const struct kernels KERNELS = {
         .name = KERNELS_NAME,
@@ -35,4 +36,7 @@ const struct kernels KERNELS = {
         .quant_params = quant_params,
         .quant_encode_rows = quant_encode_rows,
         .quant_decode_rows = quant_decode_rows,
+        .zbf_split = zbf_split,
+        .zbf_merge = zbf_merge,
+        .xor = zbf_xor,
 };
