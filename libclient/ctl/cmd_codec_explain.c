@@ -62,44 +62,46 @@ static json_t *part_row(const struct capturefile *f, uint32_t layer, enum captur
 {
         unsigned elem_bytes = (unsigned)(s->n_raw_bytes / s->n_values);
         uint64_t n = capture_part_bytes(&f->head, part) / elem_bytes;
-        json_t *planes = json_array(), *codecs = json_object();
+        json_t *planes = json_array(), *codecs = json_array();
 
         for (unsigned i = 0; i < elem_bytes; i++)
                 json_array_append_new(planes, json_real(entropy(capturefile_part(f, layer, part) + i, n, elem_bytes)));
         for (unsigned i = 0; i < CODEC_N_IDS; i++)
                 if (s->n_of[i])
-                        json_object_set_new(codecs, codec_find((uint8_t)i)->name, json_integer((json_int_t)s->n_of[i]));
+                        json_array_append_new(codecs, json_pack("{s:s, s:I}", "codec", codec_find((uint8_t)i)->name, "n_planes",
+                                                                (json_int_t)s->n_of[i]));
         return json_pack("{s:i, s:s, s:f, s:f, s:f, s:f, s:o, s:o}", "layer", (int)layer, "role", part == CAPTURE_V ? "V" : "K", "bits",
                          trial_bits(s), "rel_l2", trial_rel_l2(s), "max_abs", (double)s->error.max_abs, "fell_back", trial_fell_back(s),
-                         "entropy", planes, "codecs", codecs);
+                         "entropy", planes, "ended_as", codecs);
 }
 
 /* The numbers of a row as text, to print: the sum of the entropies, then each, the highest byte first. */
 static void make_printable(json_t *row)
 {
-        json_t *entropies = json_object_get(row, "entropy"), *codecs = json_array(), *count, *text = json_array();
+        json_t *entropies = json_object_get(row, "entropy"), *codecs = json_array(), *codec, *text = json_array();
         double sum = 0;
-        const char *name;
+        size_t i_codec;
 
         for (size_t i = json_array_size(entropies); i-- > 0;) {
                 sum += json_real_value(json_array_get(entropies, i));
                 json_array_append_new(text, json_sprintf("%.3f", json_real_value(json_array_get(entropies, i))));
         }
-        json_object_foreach(json_object_get(row, "codecs"), name, count)
-                json_array_append_new(codecs, json_sprintf("%s:%lld", name, (long long)json_integer_value(count)));
+        json_array_foreach(json_object_get(row, "ended_as"), i_codec, codec)
+                json_array_append_new(codecs, json_sprintf("%s:%lld", json_string_value(json_object_get(codec, "codec")),
+                                                           (long long)json_integer_value(json_object_get(codec, "n_planes"))));
         json_object_set_new(row, "bits", json_sprintf("%6.3f", json_real_value(json_object_get(row, "bits"))));
         json_object_set_new(row, "rel_l2", json_sprintf("%7.5f", json_real_value(json_object_get(row, "rel_l2"))));
         json_object_set_new(row, "max_abs", json_sprintf("%7.4g", json_real_value(json_object_get(row, "max_abs"))));
         json_object_set_new(row, "sum", json_sprintf("%6.3f", sum));
         json_object_set_new(row, "entropy", text);
-        json_object_set_new(row, "codecs", codecs);
+        json_object_set_new(row, "ended_as", codecs);
 }
 
 static int print_rows(struct ctl *x, json_t *rows)
 {
         static const struct column columns[] = {
                 {"LAYER", "layer"}, {"", "role"},       {"BITS", "bits"},        {"REL L2", "rel_l2"},
-                {"MAX", "max_abs"}, {"ENTROPY", "sum"}, {"OF BYTES", "entropy"}, {"PLANES BY CODEC", "codecs"},
+                {"MAX", "max_abs"}, {"ENTROPY", "sum"}, {"OF BYTES", "entropy"}, {"PLANES BY CODEC", "ended_as"},
         };
         json_t *row;
         size_t i;
