@@ -170,6 +170,7 @@ $(B)/%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq
 $(B)/libclient/codec/kernels_base.o: ISA := -O3 -ffp-contract=off -fno-math-errno
 $(B)/libclient/codec/kernels_avx2.o: ISA := -O3 -ffp-contract=off -fno-math-errno -mavx2 -mf16c -mbmi2
 $(B)/libclient/codec/kernels_avx512.o: ISA := -O3 -ffp-contract=off -fno-math-errno -mavx512f -mavx512bw -mavx512vl -mavx512dq -mf16c -mbmi2
+$(B)/libclient/ctl/attention.o: ISA := -O3 -fno-math-errno
 $(B)/libclient/examples/llm/%.o: ISA := -O3 -fno-math-errno
 $(B)/%.o: %.c | $(gen)
 	@mkdir -p $(@D)
@@ -188,7 +189,7 @@ $(B)/$(so): $(lib_objs) libclient/libkvtier.map
 		$(filter %.o,$^) -o $@ $(LIBS_CLIENT)
 	$(Q)ln -sf $(so) $(B)/libkvtier.so.$(MAJOR) && ln -sf $(so) $(B)/libkvtier.so
 $(B)/kvtierctl: $(call obj,$(src_ctl)) $(B)/libkvtier.a
-	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -ljansson
+	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -ljansson -lm
 $(B)/llm: $(call obj,$(src_llm)) $(B)/libkvtier.a
 	$(link) -pie $^ -o $@ $(LIBS_CLIENT) -lopenblas -ljansson -lm
 $(B)/embed: $(B)/libclient/examples/embed.o $(B)/libkvtier.a

@@ -38,8 +38,8 @@ static int map_resolve(kvt *c, const struct request *q, const struct kvt_map_ent
         if (__atomic_load_n(&h->generation, __ATOMIC_ACQUIRE) != e->generation)
                 return KVT_E_LEASE_LOST;
         if (h->layout != KVT_COPY_LAYOUT || h->payload_at != kvt_payload_offset(g->n_planes + 1, h->payload_bytes) ||
-            m->bytes - e->offset < (uint64_t)h->payload_at + h->payload_bytes ||
-            !part_check(g, h->planes, h->n_planes, h->payload_bytes, q->max_rel_l2))
+            m->bytes - e->offset < (uint64_t)h->payload_at + h->payload_bytes || h->zero ||
+            !part_check(g, h->planes, h->n_planes, h->payload_bytes, q->max_rel_l2) || h->max_rel_l2 != part_max_rel_l2(g, h->planes))
                 return mapping_gone(h, e->generation) ? KVT_E_LEASE_LOST : KVT_E_CORRUPT;
         raw = part_is_raw(g, h->planes);
         if (!raw && q->raw_only)

@@ -29,9 +29,9 @@ static bool header_ok(const struct space *s, const struct kvt_copy_header *h, ui
 {
         const struct geometry *g = &s->geometry;
 
-        return h->layout == KVT_COPY_LAYOUT && h->n_planes == g->n_planes + 1 && h->payload_bytes <= slot_bytes &&
+        return h->layout == KVT_COPY_LAYOUT && !h->zero && h->n_planes == g->n_planes + 1 && h->payload_bytes <= slot_bytes &&
                h->payload_at == kvt_payload_offset(h->n_planes, h->payload_bytes) && h->payload_at <= slot_bytes - h->payload_bytes &&
-               part_check(g, h->planes, h->n_planes, h->payload_bytes, s->max_rel_l2);
+               part_check(g, h->planes, h->n_planes, h->payload_bytes, s->max_rel_l2) && h->max_rel_l2 == part_max_rel_l2(g, h->planes);
 }
 
 /* The copy in the transfer's slot. */

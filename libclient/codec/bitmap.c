@@ -32,11 +32,6 @@ static struct layout lay_out_spec(const struct codec_spec *s, const struct shape
         return lay_out(p, ((size_t)p->dim * s->params[KEEP] + 99) / 100, s->params[SMALL]);
 }
 
-static bool bitmap_supports(const struct codec_spec *s, const struct shape *p)
-{
-        return p->dtype != KVT_DTYPE_OPAQUE;
-}
-
 static size_t bitmap_bound(const struct codec_spec *s, const struct shape *p)
 {
         return lay_out_spec(s, p).total;
@@ -188,7 +183,6 @@ const struct codec codec_bitmap = {
                         [KEEP] = {.name = "keep", .value = 50, .min = 1, .max = 100, .help = "percent of a row's channels"},
                         [SMALL] = {.name = "small", .value = 0, .max = 1, .help = "1: kept values in 8 bits"},
                 },
-        .supports = bitmap_supports,
         .bound = bitmap_bound,
         .scratch = bitmap_scratch,
         .encode = bitmap_encode,

@@ -95,7 +95,7 @@ struct codec {
         /* The next better spec of this codec; ret may be s. False: there is none. NULL: likewise. */
         bool (*better)(const struct codec_spec *s, struct codec_spec *ret);
         /* CODEC_TRUNCATES: makes the payload of `to` out of one with more bits, in place. Returns its bytes and the error against the values that were
-         * encoded, or 0: it is not one with more. */
+         * encoded, or 0: it is not one with more. What it leaves may be thrown away: nothing of the longer payload may be changed. */
         size_t (*shrink)(const struct codec_spec *to, const struct shape *p, uint8_t *payload, size_t n, float *ret_rel_l2,
                          float *ret_max_abs);
         /* What a payload says of itself, for people: its parameters as a spec would give them, "bits=4,group=64". NULL: nothing to say. Returns snprintf's. */

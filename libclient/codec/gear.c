@@ -95,11 +95,6 @@ static float get_half(const uint8_t *src)
         return f;
 }
 
-static bool gear_supports(const struct codec_spec *s, const struct shape *p)
-{
-        return p->dtype != KVT_DTYPE_OPAQUE;
-}
-
 static size_t gear_bound(const struct codec_spec *s, const struct shape *p)
 {
         return lay_out_spec(s, p).total;
@@ -364,7 +359,6 @@ const struct codec codec_gear = {
                                   .help = "outer products over tokens and the channels of all heads"},
                         [OUTLIERS] = {.name = "outliers", .value = 16, .max = 100, .help = "permille of each group, in steps of 1/64"},
                 },
-        .supports = gear_supports,
         .bound = gear_bound,
         .scratch = gear_scratch,
         .encode = gear_encode,

@@ -1,7 +1,8 @@
 /* Codec 4: uniform quantisation with a least value and a step for each group, after KIVI (arXiv 2402.02750): keys per channel over groups of tokens, values per
- * token over groups of channels. Levels are the middles
- * of equal parts of a group's range, at one bit mean +- mean |x - mean|; or as published: the ends of the range and points between (KIVI), at one bit the middles of
- * its halves (SpeCache, arXiv 2503.16163). The decoder does not see the difference.
+ * token over groups of channels.
+ * Levels, which a decoder need not know of: at one bit mean +- mean |x - mean|, or the middles of the halves of the range (SpeCache, arXiv 2503.16163). With more,
+ * keys have the ends of the range and points between, as in KIVI: a few keys that attention always looks at stand at those ends, and attention suffers more from
+ * moving them than from larger errors elsewhere. Values have the middles of equal parts of the range, which are nearer on average.
  * The payload is one section as quant.h describes it. */
 #include <stdio.h>
 
@@ -38,12 +39,24 @@ static size_t kivi_scratch(const struct codec_spec *s, const struct shape *p)
         return encode > decode ? encode : decode;
 }
 
+static bool in_middles(const struct codec_spec *s, const struct shape *p)
+{
+        switch (s->params[LEVELS]) {
+        case 0:
+                return p->role == KVT_ROLE_V && s->params[BITS] > 1;
+        case 1:
+                return s->params[BITS] == 1;
+        default:
+                return true;
+        }
+}
+
 static size_t kivi_encode(const struct codec_spec *s, const struct shape *p, const struct codec_input *in, uint8_t *restrict dst,
                           void *scratch)
 {
         struct quant q = lay_out(s, p);
 
-        quant_encode(&q, in->values, (q.bits == 1) == s->params[LEVELS], s->params[ROUNDS], dst, scratch);
+        quant_encode(&q, in->values, in_middles(s, p), s->params[ROUNDS], dst, scratch);
         return q.bytes;
 }
 
@@ -102,10 +115,8 @@ const struct codec codec_kivi = {
         .params = {[BITS] = {"bits", 4, .allowed = {1, 2, 3, 4, 8}, .help = "bits of a code"},
                    [GROUP] = {"group", 64, .allowed = {16, 32, 64, 128}, .help = "tokens that share parameters, in key planes"},
                    [VGROUP] = {"vgroup", 64, .allowed = {16, 32, 64, 128}, .help = "channels that share parameters, in value planes"},
-                   [PARAMS] = {"params", 16, .allowed = {8, 16}, .help = "bits of a parameter"},
-                   [LEVELS] = {"levels", 0, 0, 1,
-                               .help = "0: the middles of equal parts of the range (1 bit: centroids); 1: as published, the range's ends "
-                                       "and between (1 bit: the middles of its halves)"},
+                   [PARAMS] = {"params", 8, .allowed = {8, 16}, .help = "bits of a parameter"},
+                   [LEVELS] = {"levels", 0, 0, 2, .help = "0: see kivi.c; 1: as published; 2: the middles of equal parts of the range"},
                    [ROUNDS] = {"rounds", 0, 0, 8, .help = "rounds of least squares when choosing parameters"}},
         .bound = kivi_bound,
         .scratch = kivi_scratch,

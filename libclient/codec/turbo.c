@@ -48,11 +48,6 @@ static struct layout lay_out(const struct shape *p, unsigned bits, bool centre)
         return l;
 }
 
-static bool turbo_supports(const struct codec_spec *s, const struct shape *p)
-{
-        return p->dtype != KVT_DTYPE_OPAQUE;
-}
-
 static bool centred(const struct codec_spec *s, const struct shape *p)
 {
         return s->params[CENTRE] == CENTRE_K ? p->role == KVT_ROLE_K : s->params[CENTRE];
@@ -326,7 +321,6 @@ const struct codec codec_turbo = {
                                     .max = 2,
                                     .help = "channels centred and scaled: 0 no, 1 yes, 2 in K only"},
                 },
-        .supports = turbo_supports,
         .bound = turbo_bound,
         .scratch = turbo_scratch,
         .encode = turbo_encode,

@@ -84,23 +84,47 @@ static void turbo_quantise(uint8_t *restrict indices, const float *restrict x, s
         const float *levels = turbo_levels[bits], *limits = turbo_limits[bits];
         unsigned n_limits = (1u << bits) - 1;
         float xq[TURBO_LANES] = {0}, qq[TURBO_LANES] = {0};
+        size_t i = 0;
 
-        for (size_t i = 0; i < n; i += TURBO_LANES) {
+#ifdef __AVX2__
+        const __m256 inverses = _mm256_set1_ps(inverse);
+        __m256 xqs = _mm256_setzero_ps(), qqs = xqs;
+
+        for (; i + TURBO_LANES <= n; i += TURBO_LANES) {
+                __m256 v = _mm256_loadu_ps(x + i), y = _mm256_mul_ps(v, inverses), q;
+                __m256i at = _mm256_setzero_si256();
+
+                for (unsigned k = 0; k < n_limits; k++)
+                        at = _mm256_sub_epi32(at, _mm256_castps_si256(_mm256_cmp_ps(y, _mm256_set1_ps(limits[k]), _CMP_GT_OQ)));
+                q = _mm256_i32gather_ps(levels, at, 4);
+                xqs = _mm256_add_ps(xqs, _mm256_mul_ps(v, q));
+                qqs = _mm256_add_ps(qqs, _mm256_mul_ps(q, q));
+                at = _mm256_permute4x64_epi64(_mm256_packus_epi32(at, at), 0x08);
+                _mm_storel_epi64((__m128i *)(indices + i), _mm_packus_epi16(_mm256_castsi256_si128(at), _mm256_castsi256_si128(at)));
+        }
+        _mm256_storeu_ps(xq, xqs);
+        _mm256_storeu_ps(qq, qqs);
+#endif
+        for (; i < n; i += TURBO_LANES) {
                 size_t m = n - i < TURBO_LANES ? n - i : TURBO_LANES;
-                float v[TURBO_LANES] = {0};
+                float v[TURBO_LANES] = {0}, q[TURBO_LANES];
                 int32_t at[TURBO_LANES] = {0};
 
-                memcpy(v, x + i, m * sizeof(*v));
+                if (m == TURBO_LANES)
+                        memcpy(v, x + i, sizeof(v));
+                else
+                        memcpy(v, x + i, m * sizeof(*v));
                 for (unsigned k = 0; k < n_limits; k++)
                         for (size_t l = 0; l < TURBO_LANES; l++)
                                 at[l] += v[l] * inverse > limits[k];
-                for (size_t l = 0; l < m; l++) {
-                        float q = levels[at[l]];
-
-                        indices[i + l] = (uint8_t)at[l];
-                        xq[l] += v[l] * q;
-                        qq[l] += q * q;
+                for (size_t l = 0; l < TURBO_LANES; l++)
+                        q[l] = l < m ? levels[at[l]] : 0;
+                for (size_t l = 0; l < TURBO_LANES; l++) {
+                        xq[l] += v[l] * q[l];
+                        qq[l] += q[l] * q[l];
                 }
+                for (size_t l = 0; l < m; l++)
+                        indices[i + l] = (uint8_t)at[l];
         }
         *ret_xq = lanes_sum(xq);
         *ret_qq = lanes_sum(qq);
@@ -129,7 +153,17 @@ static float turbo_encode_row(uint8_t *restrict codes, const float *restrict x, 
                 scale = xq / qq;
         }
         memset(codes, 0, (n * bits + 7) / 8);
-        for (size_t i = 0, bit = 0; i < n; i++, bit += bits) {
+        size_t i = 0;
+
+        for (; i + 8 <= n; i += 8, codes += bits) {
+                uint32_t word = 0;
+
+                for (unsigned l = 0; l < 8; l++)
+                        word |= (uint32_t)indices[i + l] << l * bits;
+                for (unsigned l = 0; l < bits; l++)
+                        codes[l] = (uint8_t)(word >> 8 * l);
+        }
+        for (size_t bit = 0; i < n; i++, bit += bits) {
                 unsigned v = (unsigned)indices[i] << bit % 8;
 
                 codes[bit / 8] |= (uint8_t)v;
@@ -137,6 +171,17 @@ static float turbo_encode_row(uint8_t *restrict codes, const float *restrict x, 
                         codes[bit / 8 + 1] |= (uint8_t)(v >> 8);
         }
         return scale;
+}
+
+/* Eight codes of up to 4 bits. */
+static inline __attribute__((always_inline)) uint32_t load_codes(const uint8_t *codes, const unsigned bits)
+{
+        uint32_t word = 0;
+
+        if (bits == 3) /* a copy of three bytes would go through memory */
+                return codes[0] | (uint32_t)codes[1] << 8 | (uint32_t)codes[2] << 16;
+        memcpy(&word, codes, bits);
+        return word;
 }
 
 /* Levels of a packed row, times scale. */
@@ -153,9 +198,7 @@ static inline __attribute__((always_inline)) void unpack_row(float *restrict dst
         const __m256 low = _mm256_loadu_ps(table), high = _mm256_loadu_ps(table + 8);
 
         for (; i + 8 <= n; i += 8, codes += bits) {
-                uint32_t word = 0;
-
-                memcpy(&word, codes, bits);
+                uint32_t word = load_codes(codes, bits);
                 __m256i at = _mm256_srlv_epi32(_mm256_set1_epi32((int)word), shifts);
                 __m256 v = _mm256_permutevar8x32_ps(low, at);
 
@@ -165,9 +208,8 @@ static inline __attribute__((always_inline)) void unpack_row(float *restrict dst
         }
 #else
         for (; i + 8 <= n; i += 8, codes += bits) {
-                uint32_t word = 0;
+                uint32_t word = load_codes(codes, bits);
 
-                memcpy(&word, codes, bits);
                 for (unsigned l = 0; l < 8; l++)
                         dst[i + l] = table[word >> l * bits & 15];
         }

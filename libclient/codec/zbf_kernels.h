@@ -102,16 +102,16 @@ static void zbf_merge(void *restrict dst, const uint8_t *const src[4], size_t n,
 /* dst may be a or b. */
 static void zbf_xor(uint8_t *dst, const uint8_t *a, const uint8_t *b, size_t n)
 {
+        typedef uint64_t lanes __attribute__((vector_size(32)));
         size_t i = 0;
 
-        for (; i + 64 <= n; i += 64) {
-                uint64_t x[8], y[8];
+        for (; i + sizeof(lanes) <= n; i += sizeof(lanes)) {
+                lanes x, y;
 
-                memcpy(x, a + i, 64);
-                memcpy(y, b + i, 64);
-                for (size_t k = 0; k < 8; k++)
-                        x[k] ^= y[k];
-                memcpy(dst + i, x, 64);
+                memcpy(&x, a + i, sizeof(x));
+                memcpy(&y, b + i, sizeof(y));
+                x ^= y;
+                memcpy(dst + i, &x, sizeof(x));
         }
         for (; i < n; i++)
                 dst[i] = a[i] ^ b[i];

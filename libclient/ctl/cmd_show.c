@@ -255,6 +255,14 @@ static void print_space(const struct space *s, const char *name)
         printf("stored   %llu blocks, %s\n", (unsigned long long)e->n_blocks, format_bytes(e->used_bytes).text);
         printf("hits     %llu of %llu, %s\n", (unsigned long long)e->hits, (unsigned long long)(e->hits + e->misses),
                format_percent((double)e->hits, (double)e->hits + (double)e->misses).text);
+        if (e->max_rel_l2 > 0)
+                printf("fidelity relative L2 error of a plane at most %g\n", (double)e->max_rel_l2);
+        else
+                puts("fidelity lossless");
+        printf("codecs   hot %s, cold %s, nvme %s\n", e->hot, e->cold, e->nvme);
+        if (e->n_copies)
+                printf("memory   %llu parts in %s, put as %s\n", (unsigned long long)e->n_copies, format_bytes(e->used_bytes).text,
+                       format_bytes(e->n_copies * e->part_bytes).text);
         printf("planes   %u, heads x dim:\n", s->geometry.n_planes);
         print_planes(&s->geometry);
         free(tenant);
@@ -296,6 +304,10 @@ int cmd_spaces(struct ctl *x)
         json_t *rows;
         int code;
 
+        if (x->n_operands > 1 && !strcmp(x->operands[0], "set"))
+                return spaces_set(x);
+        if (x->n_operands > 1 || x->o.tenant)
+                return ctl_misuse(x, "give one space, or set NAME RUNG=CODECS...");
         if (x->n_operands)
                 return show_space(x, x->operands[0]);
         code = query_list(x, KVTIER__LIST_WHAT__LIST_SPACES, &rows);

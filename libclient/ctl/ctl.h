@@ -47,12 +47,16 @@ struct options {
         uint64_t segment;
         uint64_t frames;
         uint64_t delay;
+        uint64_t block;
+        uint64_t queries;
         const char *output;
         const char *planes;
         const char *parent;
         const char *tenant;
         const char *tokens;
         const char *salt;
+        const char *base;
+        const char *bound;
 };
 
 struct ctl {

@@ -168,7 +168,13 @@ static int run(struct ctl *x, const struct ctl_command *command)
 
 int main(int argc, char **argv)
 {
-        struct ctl x = {.o = {.timeout = 5000000, .count = 10, .size = CTL_UNSET, .segment = 64 << 20, .delay = 1000000}};
+        struct ctl x = {.o = {.timeout = 5000000,
+                              .count = 10,
+                              .size = CTL_UNSET,
+                              .segment = 64 << 20,
+                              .delay = 1000000,
+                              .block = 64,
+                              .queries = 64}};
         const struct ctl_command *command;
         char name[64] = "kvtierctl", *no_name[] = {name, NULL};
         int code;

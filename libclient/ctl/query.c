@@ -241,6 +241,7 @@ int query_attach(struct ctl *x, const struct space *s, uint32_t shard, const voi
                 .shard = shard,
                 .planes = s->geometry.planes,
                 .n_planes = s->geometry.n_planes,
+                .max_rel_l2 = s->entry->max_rel_l2,
         };
         int r = kvt_space_attach(x->connection, s->entry->space, &config, ret);
 

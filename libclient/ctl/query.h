@@ -26,6 +26,9 @@ struct space {
 int query_space(struct ctl *x, const char *name, struct space *ret);
 void space_deinit(struct space *s);
 
+/* cmd_spaces_set.c: `spaces set`, a part of cmd_spaces() */
+int spaces_set(struct ctl *x);
+
 /* The space as the library sees it, for calls that move bytes (its handle) or compute keys (its name and salt). */
 int query_attach(struct ctl *x, const struct space *s, uint32_t shard, const void *salt, size_t n_salt, kvt_space **ret);
 

@@ -63,6 +63,7 @@ static size_t field_bytes(ProtobufCType type)
         switch (type) {
         case PROTOBUF_C_TYPE_UINT32:
         case PROTOBUF_C_TYPE_ENUM:
+        case PROTOBUF_C_TYPE_FLOAT:
                 return 4;
         case PROTOBUF_C_TYPE_BOOL:
                 return sizeof(protobuf_c_boolean);
@@ -83,6 +84,8 @@ static json_t *field_json(const ProtobufCFieldDescriptor *field, const void *p)
                 return json_integer(*(const uint32_t *)p);
         case PROTOBUF_C_TYPE_UINT64:
                 return number_json(*(const uint64_t *)p);
+        case PROTOBUF_C_TYPE_FLOAT:
+                return json_real((double)*(const float *)p);
         case PROTOBUF_C_TYPE_BOOL:
                 return json_boolean(*(const protobuf_c_boolean *)p);
         case PROTOBUF_C_TYPE_STRING:

@@ -246,7 +246,8 @@ static void try_space(const uint8_t *p, size_t n)
                 return;
         }
         FUZZ_CHECK(*d.tenant && *d.name && d.n_salt <= 64 && d.geometry.n_planes && d.geometry.part_bytes);
-        FUZZ_CHECK(n <= SPACE_DESCRIPTOR_MAX && space_descriptor_encode(NULL, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry) == n);
+        FUZZ_CHECK(n <= SPACE_DESCRIPTOR_MAX &&
+                   space_descriptor_encode(NULL, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry) == n);
         uint8_t *again = malloc(n);
         space_descriptor_encode(again, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry);
         FUZZ_CHECK(!memcmp(again, p, n));

@@ -102,6 +102,35 @@ here="--kvtier $tmp/socket"
 	check "the number of threads changes no bit" "same(one_thread, off_a)"
 	check "another prompt gives another answer" "off_a.logits_hash != off_b.logits_hash and off_a.text != off_b.text"
 
+	# codecs: what comes back the same changes nothing, what does not is measured
+	head -c 1500 LICENSE > "$tmp/text"
+	run ppl --perplexity "$tmp/text" --ctx 320
+	run coded --perplexity "$tmp/text" --ctx 320 --kv-codec raw --kv-codec zbf --kv-codec kivi:bits=8 --kv-codec kivi:bits=1 --kv-codec raw+kivi:bits=1
+	check "the full run beside codecs is the run without" "coded.perplexity == ppl.perplexity and coded.tokens == ppl.tokens > 400"
+	check "a codec without loss costs nothing, bit for bit" "all((c['kl'], c['kl_high'], c['perplexity_pct'], c['same_best'], c['k_fell_back']) == (0, 0, 0, 1, 0) and c['perplexity'] == c['full_perplexity'] for c in coded.codecs[:2])"
+	check "bits are counted" "coded.codecs[0]['k_bits'] == 16 > coded.codecs[1]['k_bits'] > coded.codecs[2]['k_bits'] > 8 > coded.codecs[3]['v_bits'] > 1"
+	check "loss is seen, and grows with fewer bits" "0 < coded.codecs[2]['kl_low'] < coded.codecs[2]['kl'] < coded.codecs[2]['kl_high'] < coded.codecs[4]['kl'] < coded.codecs[3]['kl'] and coded.codecs[3]['same_best'] < 1"
+	check "tokens after the first block of a window are scored" "coded.codecs[3]['tokens'] == coded.tokens - 64 * ((coded.tokens + 320) // 320) and coded.codecs[3]['blocks'] >= 5"
+	run bound --perplexity "$tmp/text" --ctx 320 --kv-codec kivi:bits=1 --max-rel-l2 0
+	check "a bound of nothing means no loss" "bound.codecs[0]['kl'] == 0 and bound.codecs[0]['k_fell_back'] == bound.codecs[0]['v_fell_back'] == 1"
+	run coded1 --perplexity "$tmp/text" --ctx 320 --kv-codec kivi:bits=1 --threads 1
+	check "the number of threads changes no figure" "coded1.codecs[0] == coded.codecs[3]"
+	run off_codec --kvtier off -f "$tmp/prefix" -p "first question" -n 70 --kv-codec zbf
+	run off_long --kvtier off -f "$tmp/prefix" -p "first question" -n 70
+	check "an answer over a lossless codec is the same" "same(off_codec, off_long) and off_codec.kv_codec['k_bits'] < 16 and off_codec.kvtier == 'off'"
+	run off_lossy -f "$tmp/prefix" -p "first question" -n 70 --kv-codec kivi:bits=1
+	check "over a lossy one it is another, and the cache stays off" "off_lossy.logits_hash != off_long.logits_hash and off_lossy.kvtier == 'off'"
+
+	# a capture: what the header says, and not a bit of the run changed; the same tokens in other chunks differ a little
+	run captured --perplexity "$tmp/text" --ctx 320 --capture "$tmp/text.kvcap"
+	check "capturing changes nothing" "captured.perplexity == ppl.perplexity"
+	run captured32 --perplexity "$tmp/text" --ctx 320 --capture "$tmp/text32.kvcap" --block-tokens 32
+	check "a capture has the size of its Q, K and V" "open('$tmp/text.kvcap', 'rb').read(64)[:44] == b'kvtierKV' + b''.join(n.to_bytes(4, 'little') for n in (1, 1, 1, 3, 4, 2, 64, 320, 64)) and len(open('$tmp/text.kvcap', 'rb').read()) == 64 + 3 * (4 + 2 * 2) * 320 * 64 * 2"
+	for part in "" 32; do
+		"$build/kvtierctl" codec bench "$tmp/text$part.kvcap" raw kivi:bits=8 kivi:bits=2 --json > "$tmp/bench$part.json"
+	done
+	check "codecs can be tried on it" "[c['bits'] for c in bench.codecs][0] == 16 and bench.codecs[0]['attention_rel_l2'] == 0 < bench.codecs[1]['attention_rel_l2'] < bench.codecs[2]['attention_rel_l2'] < 2 and bench.n_tokens == bench32.n_tokens == 320"
+
 	# cold, warm, another question
 	start_daemon --host_bytes=256M
 	run cold $here -f "$tmp/prefix" -p "first question" -n 20

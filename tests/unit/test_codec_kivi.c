@@ -8,7 +8,7 @@ static void test_by_hand(void **state)
 {
         static const float values[] = {0, -4, 1, -2, 2, 0, 3, 2};
         static const uint8_t expected[] = {2, 16, 6, 12, 0, 0, 0, 0xf4, 0, 0x6c, 0, 0x70, 0x0, 0x5, 0xa, 0xf};
-        struct lossy x = lossy_new("kivi:bits=2,levels=1", KVT_ROLE_K, KVT_DTYPE_F32, 1, 4, 2, values);
+        struct lossy x = lossy_new("kivi:bits=2,levels=1,params=16", KVT_ROLE_K, KVT_DTYPE_F32, 1, 4, 2, values);
 
         lossy_encode(&x, NULL);
         assert_int_equal(x.n, sizeof(expected));
@@ -32,13 +32,13 @@ static void check_levels(const char *spec, const float expected[4])
 static void test_levels(void **state)
 {
         /* mean 2, mean distance 2: 0 and 4; 2 is in the middle and rounds to even. Halves: 1.5 and 4.5. Quarters: .75, 2.25, .. */
-        check_levels("kivi:bits=2", (const float[]){0.75, 0.75, 2.25, 5.25});
-        check_levels("kivi:bits=2,levels=1", (const float[]){0, 0, 2, 6});
-        check_levels("kivi:bits=1", (const float[]){0, 0, 0, 4});
-        check_levels("kivi:bits=1,levels=1", (const float[]){1.5, 1.5, 1.5, 4.5});
+        check_levels("kivi:bits=2,params=16", (const float[]){0.75, 0.75, 2.25, 5.25});
+        check_levels("kivi:bits=2,levels=1,params=16", (const float[]){0, 0, 2, 6});
+        check_levels("kivi:bits=1,params=16", (const float[]){0, 0, 0, 4});
+        check_levels("kivi:bits=1,levels=1,params=16", (const float[]){1.5, 1.5, 1.5, 4.5});
         /* least squares: the means of {0, 0, 2} and {6}, as near as f16 is */
         static const float values[] = {0, 0, 2, 6};
-        struct lossy x = lossy_new("kivi:bits=1,rounds=2", KVT_ROLE_V, KVT_DTYPE_F16, 1, 1, 4, values);
+        struct lossy x = lossy_new("kivi:bits=1,rounds=2,params=16", KVT_ROLE_V, KVT_DTYPE_F16, 1, 1, 4, values);
         float y[4];
 
         lossy_encode(&x, NULL);
@@ -51,8 +51,9 @@ static void test_levels(void **state)
 static void test_sizes(void **state)
 {
         static const uint32_t tokens[] = {1, 2, 15, 16, 17, 33, 65, 130}, dims[] = {1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 80, 129, 260};
-        static const char *const specs[] = {"kivi:bits=1", "kivi:bits=2,params=8,group=32,vgroup=16", "kivi:bits=3,rounds=2",
-                                            "kivi:vgroup=32", "kivi:bits=8,group=128,vgroup=128"};
+        static const char *const specs[] = {"kivi:bits=1,params=16", "kivi:bits=2,params=8,group=32,vgroup=16",
+                                            "kivi:bits=3,rounds=2,levels=2,params=16", "kivi:vgroup=32",
+                                            "kivi:bits=8,group=128,vgroup=128"};
 
         for (size_t t = 0; t < sizeof(tokens) / sizeof(*tokens); t++)
                 for (size_t d = 0; d < sizeof(dims) / sizeof(*dims); d++)
@@ -82,7 +83,7 @@ static float error_of(const char *spec, uint32_t role)
 static void test_better(void **state)
 {
         for (int i = 0; i < 4; i++) {
-                struct codec_spec s = lossy_spec(i % 2 ? "kivi:bits=1,params=8" : "kivi:bits=1");
+                struct codec_spec s = lossy_spec(i % 2 ? "kivi:bits=1" : "kivi:bits=1,params=16");
                 char text[CODEC_SPEC_MAX];
                 float before = INFINITY;
                 unsigned n = 0;
@@ -97,9 +98,9 @@ static void test_better(void **state)
                 assert_int_equal(n, 5);
                 assert_true(before < (i % 2 ? 0.05f : 0.01f));
         }
-        assert_true(error_of("kivi:bits=2", KVT_ROLE_K) < 0.7f * error_of("kivi:bits=2", KVT_ROLE_V));
+        assert_true(error_of("kivi:bits=2,levels=1", KVT_ROLE_K) < 0.7f * error_of("kivi:bits=2,levels=1", KVT_ROLE_V));
         assert_true(error_of("kivi:bits=2,rounds=3", KVT_ROLE_K) < error_of("kivi:bits=2", KVT_ROLE_K));
-        assert_true(error_of("kivi:bits=2", KVT_ROLE_K) < 0.9f * error_of("kivi:bits=2,levels=1", KVT_ROLE_K));
+        assert_true(error_of("kivi:bits=2,levels=2", KVT_ROLE_K) < 0.9f * error_of("kivi:bits=2", KVT_ROLE_K));
 }
 
 /* Constant, zero, tiny and huge planes. */
@@ -116,7 +117,7 @@ static void test_extremes(void **state)
 
                                 for (size_t j = 0; j < 64 * 16; j++)
                                         values[j] = constant ? scales[i] : scales[i] * lossy_random(&seed);
-                                x = lossy_new("kivi:bits=8", role, KVT_DTYPE_F32, 1, 64, 16, values);
+                                x = lossy_new("kivi:bits=8,params=16", role, KVT_DTYPE_F32, 1, 64, 16, values);
                                 lossy_check(&x, NULL);
                                 plane_measure(&x.shape, x.bytes, x.decoded, &rel, &max);
                                 assert_true(rel < 0.01f);
@@ -126,7 +127,7 @@ static void test_extremes(void **state)
 
 static void test_hostile(void **state)
 {
-        static const char *const specs[] = {"kivi:bits=1,params=8", "kivi:bits=3"};
+        static const char *const specs[] = {"kivi:bits=1,params=8", "kivi:bits=3,params=16"};
 
         for (int s = 0; s < 2; s++)
                 for (uint32_t role = KVT_ROLE_K; role <= KVT_ROLE_V; role++) {
@@ -139,7 +140,7 @@ static void test_hostile(void **state)
                         assert_int_equal(lossy_decode(&x), KVT_E_CORRUPT);
                         lossy_free(&x);
                 }
-        struct lossy x = lossy_new("kivi:bits=8", KVT_ROLE_K, KVT_DTYPE_F32, 1, 16, 16, NULL);
+        struct lossy x = lossy_new("kivi:bits=8,params=16", KVT_ROLE_K, KVT_DTYPE_F32, 1, 16, 16, NULL);
         float y[256];
 
         lossy_encode(&x, NULL);

@@ -39,7 +39,7 @@ static void test_salient(void **state)
 static void test_precision(void **state)
 {
         for (uint32_t role = KVT_ROLE_K; role <= KVT_ROLE_V; role++) {
-                struct lossy x = lossy_new("mixed:share=25", role, KVT_DTYPE_F32, 1, 64, 64, NULL);
+                struct lossy x = lossy_new("mixed:low=2,share=25", role, KVT_DTYPE_F32, 1, 64, 64, NULL);
                 float scores[64], y[64 * 64];
                 double off[2] = {0};
 
@@ -59,8 +59,8 @@ static void test_precision(void **state)
 static void test_sizes(void **state)
 {
         static const uint32_t tokens[] = {1, 2, 7, 8, 9, 17, 65, 130}, dims[] = {1, 7, 8, 9, 16, 17, 64, 80, 260};
-        static const char *const specs[] = {"mixed", "mixed:low=1,share=40,params=16", "mixed:low=3,high=4,group=16,vgroup=16,share=60",
-                                            "mixed:low=8"};
+        static const char *const specs[] = {"mixed:low=2,share=15", "mixed:low=1,share=40,params=16",
+                                            "mixed:low=3,high=4,group=16,vgroup=16,share=60", "mixed:low=8"};
 
         for (size_t t = 0; t < sizeof(tokens) / sizeof(*tokens); t++)
                 for (size_t d = 0; d < sizeof(dims) / sizeof(*dims); d++)
@@ -76,7 +76,7 @@ static void test_sizes(void **state)
 
 static void test_better(void **state)
 {
-        struct codec_spec s = lossy_spec("mixed:low=1,high=4");
+        struct codec_spec s = lossy_spec("mixed:low=1,high=4,share=15");
         char text[CODEC_SPEC_MAX];
         float before = INFINITY;
         unsigned n = 0;
@@ -96,7 +96,7 @@ static void test_better(void **state)
 
 static void test_hostile(void **state)
 {
-        static const char *const specs[] = {"mixed", "mixed:share=50,params=16", "mixed:share=0", "mixed:share=100"};
+        static const char *const specs[] = {"mixed:low=2,share=15", "mixed:share=50,params=16", "mixed:share=0", "mixed:share=100"};
 
         for (int s = 0; s < 4; s++)
                 for (uint32_t role = KVT_ROLE_K; role <= KVT_ROLE_V; role++) {
@@ -112,7 +112,7 @@ static void test_hostile(void **state)
 
 static void test_describe(void **state)
 {
-        struct lossy x = lossy_new("mixed:low=3,share=20", KVT_ROLE_V, KVT_DTYPE_F16, 2, 10, 64, NULL);
+        struct lossy x = lossy_new("mixed:share=20", KVT_ROLE_V, KVT_DTYPE_F16, 2, 10, 64, NULL);
         char text[64];
 
         lossy_encode(&x, NULL);

@@ -88,7 +88,7 @@ static void test_unknown_names(void **state)
         bad("\n# comment\n; comment\n\n  HOST_BYTES = 1G\n", "f.conf:5: unknown parameter 'HOST_BYTES'");
         bad("= 1", "f.conf:1: unknown parameter ''");
         bad("[kvtierd]\nlease_usec = 1s\n[kvtier]\nlease_usec = 1s\n",
-            "f.conf:4: unknown section [kvtier] (expected [kvtierd] or [tenant NAME])");
+            "f.conf:4: unknown section [kvtier] (expected [kvtierd], [tenant NAME] or [space NAME])");
         bad("[tenants a]\nuid = 1\n", "unknown section [tenants a]");
 }
 
