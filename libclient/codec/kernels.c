@@ -12,9 +12,15 @@ static const struct kernels *chosen;
 /* clang 14's __builtin_cpu_supports() does not know it; AVX2, which has the same registers, says that the system saves them. */
 static bool has_f16c(void)
 {
+        static int known; /* 1: no, 2: yes; whoever asks first finds out: the instruction is slow where a hypervisor answers it */
         unsigned a, b, c = 0, d;
+        int k = __atomic_load_n(&known, __ATOMIC_RELAXED);
 
-        return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+        if (!k) {
+                k = __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C ? 2 : 1;
+                __atomic_store_n(&known, k, __ATOMIC_RELAXED);
+        }
+        return k == 2;
 }
 #endif
 
