@@ -163,7 +163,7 @@ static void test_narrow(void **state)
                                 k->narrow(got + 1, x + at, n, dtypes[d]);
                                 assert_memory_equal(got + 1, first + at * size, n * size);
                                 assert_int_equal(got[0], 0xa5);
-                                memset(got, 0xa5, sizeof(got));
+                                memset(got, 0xa5, (n + 1) * size);
                                 k->narrow(got, x + at, n, dtypes[d]);
                                 assert_int_equal(got[n * size], 0xa5);
                         }
