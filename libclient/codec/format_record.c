@@ -26,7 +26,7 @@ uint32_t record_header_pages_of(uint32_t n_planes, uint32_t n_pages)
                 else
                         high = middle;
         }
-        return low < n_pages && record_header_pages(n_planes, low) + low == n_pages ? n_pages - low : 0;
+        return low && low < n_pages && record_header_pages(n_planes, low) + low == n_pages ? n_pages - low : 0;
 }
 
 static uint64_t header_used(const struct record_header *h)

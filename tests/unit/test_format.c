@@ -80,6 +80,7 @@ static void vector_descriptor(size_t n_bytes, const char *digest_hex)
         assert_string_equal(d.name, "m");
         CHECK_EQ(d.n_salt, 2);
         CHECK_EQ(d.salt[1], 0xff);
+        CHECK(d.max_rel_l2 == 0.5f);
         CHECK_EQ(d.geometry.block_tokens, 4);
         CHECK_EQ(d.geometry.planes[0].dim, 64);
         CHECK_EQ(space_descriptor_encode(spare, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry), n_bytes);
@@ -178,7 +179,7 @@ static void test_superblock_bits(void **state)
                 room[bit / 8] ^= (uint8_t)(1 << bit % 8);
                 CHECK_EQ(got.version, 0x5a5a5a5a); /* untouched */
         }
-        room[8] = 2; /* a later version with whatever it has for a hash */
+        room[8] = 3; /* a later version with whatever it has for a hash */
         rehash(room, PAGE, SUPERBLOCK_HASH, 0);
         CHECK_EQ(superblock_decode(room, &got), -EPROTONOSUPPORT);
 }
@@ -236,11 +237,20 @@ static void test_sizes(void **state)
         CHECK_EQ(format_pages(PAGE + 1), 2);
         CHECK(format_pages(UINT64_MAX) == 1ull << 52);
         CHECK_EQ(record_header_pages(0, 0), 1);
-        CHECK_EQ(record_header_pages((PAGE - 152) / 16, 0), 1);
-        CHECK_EQ(record_header_pages((PAGE - 152) / 16 + 1, 0), 2);
-        CHECK_EQ(record_header_pages(1, (PAGE - 168) / 4), 1);
-        CHECK_EQ(record_header_pages(1, (PAGE - 168) / 4 + 1), 2);
+        CHECK_EQ(record_header_pages((PAGE - 152) / 24, 0), 1);
+        CHECK_EQ(record_header_pages((PAGE - 152) / 24 + 1, 0), 2);
+        CHECK_EQ(record_header_pages(1, (PAGE - 176) / 4), 1);
+        CHECK_EQ(record_header_pages(1, (PAGE - 176) / 4 + 1), 2);
         CHECK_EQ(record_header_pages(FORMAT_PLANES_MAX, 1 << 18), RECORD_HEADER_PAGES_MAX);
+        for (uint32_t n_planes = 2; n_planes < 700; n_planes += 169) { /* every length that there is, and those in between */
+                uint32_t payload = 1;
+                for (uint32_t n = 0; n < 9000; n++) {
+                        while (record_header_pages(n_planes, payload) + payload < n)
+                                payload++;
+                        uint32_t pages = record_header_pages(n_planes, payload);
+                        CHECK_EQ(record_header_pages_of(n_planes, n), pages + payload == n ? pages : 0);
+                }
+        }
         CHECK_EQ(footer_bytes(0), PAGE);
         CHECK_EQ(footer_bytes(63), PAGE);
         CHECK_EQ(footer_bytes(64), 2 * PAGE);
@@ -323,7 +333,7 @@ static void test_descriptor(void **state)
 
         CHECK_EQ(geometry_init(&g, 256, 2, planes, 3, &why), 0);
         n = space_descriptor_encode(NULL, "red", "a model", salt, 5, 0.125f, &g);
-        CHECK_EQ(n, 28 + 3 + 7 + 5 + 3 * 28);
+        CHECK_EQ(n, 32 + 3 + 7 + 5 + 3 * 28);
         CHECK_EQ(space_descriptor_encode(p, "red", "a model", salt, 5, 0.125f, &g), n);
         CHECK_EQ(space_descriptor_decode(p, n, &d), 0);
         assert_string_equal(d.tenant, "red");

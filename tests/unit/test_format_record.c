@@ -145,7 +145,10 @@ static void test_record_places(void **state)
         CHECK_EQ(record_header_check(h, PAGE, &at, 4), -EBADMSG);
         /* an unknown version, whatever its hash */
         h = block_make(&at, 0);
-        h->version = 2;
+        h->version = 1;
+        rehash_record(h, &at);
+        CHECK_EQ(record_header_check(h, PAGE, &at, 4), -EPROTONOSUPPORT);
+        h->version = 3;
         rehash_record(h, &at);
         CHECK_EQ(record_header_check(h, PAGE, &at, 4), -EPROTONOSUPPORT);
         h->version = 0x101;
@@ -216,9 +219,13 @@ static void test_record_contents(void **state)
         REFUSED(0, record_planes(h)[0].rel_l2 = NAN);
         REFUSED(0, record_planes(h)[0].rel_l2 = -0.25f);
         REFUSED(0, record_planes(h)[1].rel_l2 = 0.75f);
+        REFUSED(0, record_planes(h)[0].max_abs = NAN);
+        REFUSED(0, record_planes(h)[0].max_abs = -1);
+        REFUSED(0, record_planes(h)[2].max_abs = INFINITY);
+        REFUSED(0, record_planes(h)[1].zero = 1);
         REFUSED(0, record_planes(h)[0].bytes = 4999);
         REFUSED(0, (record_planes(h)[0].bytes = UINT32_MAX, record_planes(h)[2].bytes = 8501));
-        REFUSED(0, ((uint8_t *)h)[200] = 1);
+        REFUSED(0, ((uint8_t *)h)[152 + 3 * 24] = 1);
         REFUSED(7, ((uint8_t *)h)[PAGE - 1] = 1);
 #undef IS
 }
@@ -327,7 +334,7 @@ static void test_record_large(void **state)
         h->n_planes = 1025;
         h->n_page_hashes = n_payload;
         h->header_pages = record_header_pages(1025, n_payload);
-        CHECK_EQ(h->header_pages, 5);
+        CHECK_EQ(h->header_pages, 7);
         h->n_pages = h->header_pages + n_payload;
         h->raw_bytes = h->stored_bytes = n_payload * PAGE;
         for (uint32_t i = 0; i < 1024; i++)
@@ -337,27 +344,27 @@ static void test_record_large(void **state)
                 record_page_hashes(h)[i] = i;
         memset((uint8_t *)record_payload(h) - 100, 0xee, 100); /* the seal's to clear */
         record_header_seal(h, &at);
-        CHECK_EQ(record_header_check(h, 5 * PAGE, &at, h->n_pages), 0);
-        CHECK_EQ(record_header_check(h, 5 * PAGE, &at, h->n_pages - 1), -EPROTO);
-        for (uint32_t pages = 1; pages < 5; pages++)
+        CHECK_EQ(record_header_check(h, 7 * PAGE, &at, h->n_pages), 0);
+        CHECK_EQ(record_header_check(h, 7 * PAGE, &at, h->n_pages - 1), -EPROTO);
+        for (uint32_t pages = 1; pages < 7; pages++)
                 CHECK_EQ(record_header_check(h, pages * PAGE, &at, h->n_pages), -EAGAIN);
-        CHECK_EQ(record_header_check(h, PAGE, &at, 4), -EBADMSG); /* could not be there */
-        for (uint32_t bit = 152 * 8; bit < 5 * PAGE * 8; bit += 37) {
+        CHECK_EQ(record_header_check(h, PAGE, &at, 6), -EBADMSG); /* could not be there */
+        for (uint32_t bit = 152 * 8; bit < 7 * PAGE * 8; bit += 37) {
                 room[bit / 8] ^= (uint8_t)(1 << bit % 8);
-                CHECK_EQ(record_header_check(h, 5 * PAGE, &at, h->n_pages), -EBADMSG);
+                CHECK_EQ(record_header_check(h, 7 * PAGE, &at, h->n_pages), -EBADMSG);
                 room[bit / 8] ^= (uint8_t)(1 << bit % 8);
         }
         /* a plane more than there may be, and all else agrees */
-        memmove(record_planes(h) + 1025, record_planes(h) + 1024, n_payload * 4);
-        record_planes(h)[1024] = (struct kvt_copy_plane){};
-        h->n_planes = 1025;
-        CHECK_EQ(record_header_pages(1025, n_payload), 5);
+        memmove(record_planes(h) + 1026, record_planes(h) + 1025, n_payload * 4);
+        record_planes(h)[1025] = (struct kvt_copy_plane){};
+        h->n_planes = 1026;
+        CHECK_EQ(record_header_pages(1026, n_payload), 7);
         rehash_record(h, &at);
-        CHECK_EQ(record_header_check(h, 5 * PAGE, &at, h->n_pages), -EPROTO);
+        CHECK_EQ(record_header_check(h, 7 * PAGE, &at, h->n_pages), -EPROTO);
         h->header_pages = RECORD_HEADER_PAGES_MAX + 1;
-        CHECK_EQ(record_header_check(h, 5 * PAGE, &at, 1 << 18), -EBADMSG);
+        CHECK_EQ(record_header_check(h, 7 * PAGE, &at, 1 << 18), -EBADMSG);
         h->header_pages = RECORD_HEADER_PAGES_MAX;
-        CHECK_EQ(record_header_check(h, 5 * PAGE, &at, 1 << 18), -EAGAIN);
+        CHECK_EQ(record_header_check(h, 7 * PAGE, &at, 1 << 18), -EAGAIN);
 }
 
 /* footers */
@@ -439,7 +446,7 @@ static void test_footer_places(void **state)
         room[n - 64 + 16] = 51;
         CHECK_EQ(footer_check(room, n, &other, SEGMENT_BYTES), -EBADMSG);
         footer_make();
-        room[n - 56] = 2;
+        room[n - 56] = 1;
         rehash_footer(room, n, &footer_place);
         CHECK_EQ(footer_peek(room + n - 64, &footer_place, SEGMENT_BYTES, &t, &got_bytes), -EPROTONOSUPPORT);
         CHECK_EQ(footer_check(room, n, &footer_place, SEGMENT_BYTES), -EPROTONOSUPPORT);
