@@ -168,6 +168,35 @@ json 'v["part_bytes"] == 256' '[p["role"] for p in v["planes"]] == ["k", "v", "k
 handle=$("$B/kvtierctl" --socket "$sock" spaces tiny --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["space"])')
 ctl 0 spaces "$handle"
 has '^space    tiny'
+ctl 0 spaces set tiny hot=zbf cold=raw --json
+json 'v == {"n_spaces": 1}'
+ctl 0 spaces tiny --json
+json 'v["hot"] == "zbf" and v["cold"] == "raw" and v["nvme"] == "raw" and v["max_rel_l2"] == 0'
+ctl 0 spaces tiny
+has '^fidelity lossless' '^codecs +hot zbf, cold raw, nvme raw'
+ctl 0 spaces set tiny hot=raw
+has '^1 space changed'
+ctl 0 spaces set twin nvme=zbf --tenant '*' --json
+json 'v == {"n_spaces": 2}'
+ctl 0 spaces set twin nvme=raw
+ctl 1 spaces set tiny hot=zbf nvme=kivi:bits=2
+says KVT_E_FIDELITY
+ctl 0 spaces tiny --json
+json 'v["hot"] == "raw"'
+ctl 1 spaces set nothing hot=raw
+says KVT_E_UNKNOWN_SPACE
+ctl 1 spaces set tiny hot=raw --tenant nobody-at-all
+says KVT_E_DENIED
+ctl 2 spaces set tiny
+ctl 2 spaces set tiny warm=raw
+says 'warm=raw'
+ctl 2 spaces set tiny hot=lz77
+says 'no codec of that name'
+ctl 2 spaces set tiny hot=kivi:bits=5
+says 'does not take that number'
+ctl 2 spaces set tiny hot=xdelta
+says 'no rung of a ladder'
+ctl 2 spaces tiny twin
 ctl 1 spaces nothing
 says 'no space is called nothing'
 ctl 1 spaces twin

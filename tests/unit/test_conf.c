@@ -92,6 +92,35 @@ static void test_unknown_names(void **state)
         bad("[tenants a]\nuid = 1\n", "unknown section [tenants a]");
 }
 
+static void test_ladders(void **state)
+{
+        struct conf c;
+        struct ladder l;
+        char error[500], text[CODEC_PAIR_MAX];
+        const char *good =
+                "codec_nvme = zbf\n[space m 7B]\nhot = kivi:bits=4+turbo\n[space other]\ncold = raw\n[space m 7B]\ncold = stack:levels=2\n";
+
+        bad("codec_hot = lz77\n", "codec_hot: 'lz77': no codec of that name");
+        bad("codec_nvme = xdelta\n", "codec_nvme: 'xdelta': the codec works against another block");
+        bad("codec_cold = kivi:bits=5\n", "codec_cold: 'kivi:bits=5': ");
+        bad("[space m]\nwarm = raw\n", "f.conf:2: unknown key 'warm' in [space m] (expected hot, cold or nvme)");
+        bad("[space m]\n\nhot = raw+\n", "f.conf:3: hot: 'raw+': no codec of that name");
+        bad("[space ]\nhot = raw\n", "is no name of a space");
+        CHECK_EQ(conf_parse(&c, good, strlen(good), "f.conf", error, sizeof error), 0);
+        conf_ladder(&c, "m 7B", &l);
+        assert_string_equal(codec_pair_format(&l.rungs[LADDER_HOT], text), "kivi+turbo");
+        assert_string_equal(codec_pair_format(&l.rungs[LADDER_COLD], text), "stack:levels=2");
+        assert_string_equal(codec_pair_format(&l.rungs[LADDER_NVME], text), "zbf");
+        conf_ladder(&c, "other", &l);
+        assert_string_equal(codec_pair_format(&l.rungs[LADDER_HOT], text), "raw");
+        assert_string_equal(codec_pair_format(&l.rungs[LADDER_COLD], text), "raw");
+        conf_ladder(&c, "m", &l);
+        assert_string_equal(codec_pair_format(&l.rungs[LADDER_COLD], text), "zbf");
+        conf_ladder(NULL, "m", &l); /* as for a tree of tenants without a configuration */
+        assert_string_equal(codec_pair_format(&l.rungs[LADDER_COLD], text), "raw");
+        conf_deinit(&c);
+}
+
 static void test_bad_units(void **state)
 {
         bad("host_bytes = 1g\n", "host_bytes: '1g' has an unknown unit 'g' (expected bytes with K, M, G or T, like 512M)");
@@ -305,6 +334,7 @@ int main(void)
                 cmocka_unit_test(test_defaults),
                 cmocka_unit_test(test_units),
                 cmocka_unit_test(test_unknown_names),
+                cmocka_unit_test(test_ladders),
                 cmocka_unit_test(test_bad_units),
                 cmocka_unit_test(test_no_numbers),
                 cmocka_unit_test(test_overflow),
