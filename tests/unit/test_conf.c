@@ -96,7 +96,7 @@ static void test_ladders(void **state)
 {
         struct conf c;
         struct ladder l;
-        char error[500], text[CODEC_PAIR_MAX];
+        char text[CODEC_PAIR_MAX];
         const char *good =
                 "codec_nvme = zbf\n[space m 7B]\nhot = kivi:bits=4+turbo\n[space other]\ncold = raw\n[space m 7B]\ncold = stack:levels=2\n";
 
