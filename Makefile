@@ -57,7 +57,7 @@ bench_lib := $(call obj,$(filter-out tests/bench/bench_%,$(wildcard tests/bench/
 benches := $(patsubst tests/bench/%.c,$(B)/tests/bench/%,$(wildcard tests/bench/bench_*.c))
 preloads := $(patsubst tests/fault/%.c,$(B)/tests/fault/%.so,$(wildcard tests/fault/preload_*.c))
 
-.PHONY: all bins tests benches fuzzers deps demo check check-run check-static check-long check-vm bench fuzz install uninstall clean help format
+.PHONY: all bins tests benches fuzzers deps demo check check-run check-static check-long check-vm bench bench-codec fuzz install uninstall clean help format
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -113,6 +113,11 @@ check-vm: deps
 bench: deps
 	+$(Q)$(MAKE) benches
 	$(Q)tests/bench/run.sh $(B)
+
+## bench-codec  what codecs cost on a real model's KV; writes build/bench-codec.json and plots (BENCH_QUICK=1: short)
+bench-codec: deps
+	+$(Q)$(MAKE) bins
+	$(Q)python3 tests/bench/bench_codec.py $(B) "$$(tests/fetch_model.sh)"
 
 ## fuzz        every fuzz target for FUZZ_SEC seconds (default 30)
 fuzz: deps
