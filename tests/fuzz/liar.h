@@ -67,12 +67,19 @@ static void block_fill(uint8_t *p, unsigned i)
 static void block_store(unsigned i)
 {
         struct kvt_copy_header *h = block_header(i);
-        uint8_t *payload = (uint8_t *)h + kvt_payload_offset(2, PART_BYTES);
+        uint8_t *payload = (uint8_t *)h + kvt_payload_offset(3, PART_BYTES);
 
-        *h = (struct kvt_copy_header){.generation = GENERATION + i, .payload_bytes = PART_BYTES, .n_planes = 2, .layout = KVT_COPY_LAYOUT};
+        *h = (struct kvt_copy_header){.generation = GENERATION + i,
+                                      .payload_bytes = PART_BYTES,
+                                      .n_planes = 3,
+                                      .layout = KVT_COPY_LAYOUT,
+                                      .payload_at = kvt_payload_offset(3, PART_BYTES)};
         block_fill(payload, i);
-        for (uint32_t p = 0; p < 2; p++)
-                h->plane_hash[p] = hash_bytes(payload + p * PLANE_BYTES, PLANE_BYTES, p);
+        for (uint32_t p = 0; p < 3; p++) {
+                uint32_t n = p < 2 ? PLANE_BYTES : 0;
+
+                h->planes[p] = (struct kvt_copy_plane){.hash = hash_bytes(payload + p * PLANE_BYTES, n, p), .bytes = n};
+        }
 }
 
 static int memfd(size_t n, bool seal)

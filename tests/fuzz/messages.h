@@ -12,11 +12,33 @@
 enum { KNOWN_MAX = 16 };
 
 /* Who adds a message adds it to replies[], message_make() and fuzz_proto.c; a field, to message_make(), which counts them. */
-static_assert(KVT_MSG_MAX == 23, "a message that the fuzzers do not know");
+static_assert(KVT_MSG_MAX == 24, "a message that the fuzzers do not know");
 
 /* Devices as requests name them; what lies behind the names is for the target to say. */
 static const char *const device_paths[] = {"/a", "/b", "/a", "/same", "/other", "/small", "/null", "/nowhere/a", "a", ""};
 enum { N_DEVICE_PATHS = sizeof(device_paths) / sizeof(*device_paths) };
+
+/* Half of them lossless, or most spaces would be refused to those who open them next. */
+static const float fidelities[] = {0, 0, 0, 0, 0.3f, 1, -0.5f, 2, 0x1p-149f};
+enum { N_FIDELITIES = sizeof(fidelities) / sizeof(*fidelities) };
+static const char *const ladder_texts[] = {"",
+                                           "raw",
+                                           "zbf",
+                                           "kivi:bits=2",
+                                           "kivi+turbo:bits=1",
+                                           "stack:levels=5",
+                                           "stack:levels=1",
+                                           "mixed",
+                                           "gear",
+                                           "bitmap",
+                                           "zbf+kivi",
+                                           "xdelta",
+                                           "lz",
+                                           "kivi:bits=7",
+                                           "kivi:",
+                                           "+",
+                                           "kivi:bits=2,bits=3,bits=4,bits=8,bits=1"};
+enum { N_LADDER_TEXTS = sizeof(ladder_texts) / sizeof(*ladder_texts) };
 
 struct told {
         uint32_t spaces[KNOWN_MAX];
@@ -58,6 +80,7 @@ static inline uint16_t known_learn(struct told *k, const uint8_t *packet, size_t
                 [KVT_MSG_EVENTS] = &kvtier__events_reply__descriptor,
                 [KVT_MSG_PING] = &kvtier__ping_reply__descriptor,
                 [KVT_MSG_DEVICE] = &kvtier__device_reply__descriptor,
+                [KVT_MSG_SPACE_SET] = &kvtier__space_set_reply__descriptor,
         };
         const ProtobufCMessageDescriptor *type;
         struct frame f;
@@ -178,7 +201,7 @@ static inline ProtobufCBinaryData make_offsets(struct input *in, size_t n)
         return (ProtobufCBinaryData){x == 0xff ? 8 * n / 2 : 8 * n, (uint8_t *)offsets};
 }
 
-static const struct shape {
+static const struct space_shape {
         uint32_t n_planes, dtype, heads, dim, opaque_bytes, block_tokens, n_shards;
 } shapes[] = {{1, KVT_DTYPE_OPAQUE, 1, 0, 256, 16, 1},   {2, KVT_DTYPE_OPAQUE, 1, 0, 128, 16, 2},    {2, KVT_DTYPE_F16, 4, 64, 0, 64, 1},
               {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 16, 1}, {1, KVT_DTYPE_OPAQUE, 1, 0, 98304, 16, 1},  {1024, KVT_DTYPE_INT8, 1, 1, 0, 1, 1},
@@ -192,7 +215,7 @@ static inline void make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m)
         static Kvtier__Plane planes[KVT_PLANES_MAX], *pointers[KVT_PLANES_MAX];
         static uint8_t salt_bytes[128];
         uint8_t x = input_u8(in), salt = input_u8(in);
-        const struct shape *s = &shapes[x % N_SHAPES];
+        const struct space_shape *s = &shapes[x % N_SHAPES];
 
         m->name = (char *)names[x % N_SHAPES & 3];
         m->salt = (ProtobufCBinaryData){salt < 0xc0 ? x % N_SHAPES : salt >> 1, salt_bytes};
@@ -246,8 +269,9 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
                 break;
         }
         case KVT_MSG_SPACE_OPEN: {
-                MAKE(SpaceOpenRequest, space_open_request, 5);
+                MAKE(SpaceOpenRequest, space_open_request, 6);
                 make_geometry(in, &m);
+                m.max_rel_l2 = fidelities[input_u8(in) % N_FIDELITIES];
                 MADE;
                 break;
         }
@@ -280,7 +304,7 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
                 break;
         }
         case KVT_MSG_PUT_COMMIT: {
-                MAKE(PutCommitRequest, put_commit_request, 8);
+                MAKE(PutCommitRequest, put_commit_request, 9);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, &m.parent);
                 n_keys = m.keys.len / 16;
@@ -293,6 +317,8 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
                         m.reservations = make_numbers(in, k->reservations, k->n_reservations, n_keys);
                 if (x & 0x20)
                         m.keys.len = 0;
+                if (x & 0x10)
+                        m.hint_bytes = (uint32_t)input_number(in, 2);
                 MADE;
                 break;
         }
@@ -416,6 +442,17 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
                 MAKE(DeviceRequest, device_request, 2);
                 m.action = (Kvtier__DeviceDo)(input_u8(in) % 5);
                 m.path = (char *)device_paths[input_u8(in) % N_DEVICE_PATHS];
+                MADE;
+                break;
+        }
+        case KVT_MSG_SPACE_SET: {
+                static const char *const names[] = {"a", "b", "c", "d"}, *const tenants[] = {"", "*", "nobody", "uid:0"};
+                MAKE(SpaceSetRequest, space_set_request, 5);
+                m.name = (char *)names[input_u8(in) % 4];
+                m.tenant = (char *)tenants[input_u8(in) % 4];
+                m.hot = (char *)ladder_texts[input_u8(in) % N_LADDER_TEXTS];
+                m.cold = (char *)ladder_texts[input_u8(in) % N_LADDER_TEXTS];
+                m.nvme = (char *)ladder_texts[input_u8(in) % N_LADDER_TEXTS];
                 MADE;
                 break;
         }
