@@ -172,10 +172,11 @@ static void print_codec(const struct codec *c)
 
 static int codec_list(struct ctl *x)
 {
-        json_t *array = json_array();
+        json_t *array;
 
         if (x->n_operands > 1)
                 return ctl_misuse(x, "list takes no file");
+        array = json_array();
         for (const struct codec *c = NULL; (c = codec_next(c));) {
                 if (x->o.json)
                         json_array_append_new(array,
