@@ -10,7 +10,7 @@ set -eu
 # what is asked for, and the package that brings it
 commands="gcc:gcc make:make pkg-config:pkg-config protoc-c:protobuf-c-compiler clang:clang clang-format:clang-format
 mandoc:mandoc redis-server:redis-server python3:python3 pip3:python3-pip strace:strace ps:procps git:git setpriv:util-linux
-taskset:util-linux fio:fio"
+taskset:util-linux fio:fio zstd:zstd"
 libraries="libsystemd:libsystemd-dev liburing:liburing-dev libprotobuf-c:libprotobuf-c-dev libsodium:libsodium-dev libxxhash:libxxhash-dev libzstd:libzstd-dev inih:libinih-dev
 jansson:libjansson-dev cmocka:libcmocka-dev openblas:libopenblas-dev hiredis:libhiredis-dev"
 # any file that matches one of the patterns

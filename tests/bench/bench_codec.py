@@ -11,6 +11,7 @@ import glob
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ def text_file(folder):
             f.write(open(name, encoding="utf-8").read())
         for page in sorted(glob.glob("man/*.[13578]")):
             shown = subprocess.run(["mandoc", "-T", "ascii", page], stdout=subprocess.PIPE, check=True).stdout
-            f.write(subprocess.run(["col", "-bx"], input=shown, stdout=subprocess.PIPE, check=True).stdout.decode("utf-8", "replace"))
+            f.write(re.sub(".\b", "", shown.decode("utf-8", "replace")))  # what is struck over
     return path, "README.md, LICENSE and manual pages of this tree"
 
 
