@@ -192,11 +192,12 @@ int put_start(struct engine *e, struct put *p)
 
         if (i != POOL_NONE) {
                 part = block_part(block_at(&e->blocks, i), p->space, p->shard);
-                if (part->xfer != POOL_NONE) {
-                        x = pool_at(&e->xfers, part->xfer);
+                x = part->xfer != POOL_NONE ? pool_at(&e->xfers, part->xfer) : NULL;
+                if (x && (p->replace || x->kind != XFER_RECODE)) { /* what is recoded is there, and stays so */
                         list_append(&x->waiters, &p->link);
                         return PUT_PENDING;
                 }
+                x = NULL;
         }
         if (!p->replace && put_exists(e, p->space, p->shard, p->key, i)) {
                 drop_reservation(e, p);
