@@ -152,7 +152,7 @@ static void check_record(struct record_header *h, uint64_t n, uint32_t max_pages
         FUZZ_CHECK((uint8_t *)(record_page_hashes(h) + h->n_page_hashes) <= (uint8_t *)record_payload(h));
         FUZZ_CHECK(h->n_page_hashes <= h->n_pages && isfinite(h->max_rel_l2));
         for (uint32_t i = 0; i < h->n_planes; i++) {
-                stored += record_planes(h)[i].stored_bytes;
+                stored += record_planes(h)[i].bytes;
                 FUZZ_CHECK(record_planes(h)[i].rel_l2 >= 0 && record_planes(h)[i].rel_l2 <= h->max_rel_l2);
         }
         if (h->type == RECORD_BLOCK)

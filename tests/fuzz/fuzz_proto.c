@@ -53,6 +53,8 @@ static const ProtobufCMessageDescriptor *const types[] = {
         &kvtier__ping_reply__descriptor,
         &kvtier__device_request__descriptor,
         &kvtier__device_reply__descriptor,
+        &kvtier__space_set_request__descriptor,
+        &kvtier__space_set_reply__descriptor,
         /* what others hold, so that seeds fill it in, too */
         &kvtier__plane__descriptor,
         &kvtier__tier__descriptor,
@@ -62,7 +64,7 @@ static const ProtobufCMessageDescriptor *const types[] = {
         &kvtier__session_entry__descriptor,
         &kvtier__device_entry__descriptor,
 };
-static_assert(KVT_MSG_MAX == 23, "a message that this list does not have");
+static_assert(KVT_MSG_MAX == 24, "a message that this list does not have");
 enum { N_TYPES = sizeof(types) / sizeof(*types) };
 
 /* Memory of its own for each piece, so that a write past one is seen; the limit is that of all together. */
