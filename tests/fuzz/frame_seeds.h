@@ -3,7 +3,7 @@
 
 #include "tests/fuzz/messages.h"
 
-enum { STEP_BYTES = 12, N_TYPES = 40 /* kinds of requests, see step() */ };
+enum { STEP_BYTES = 12, N_TYPES = 42 /* kinds of requests, see step() */ };
 
 static const uint8_t park[][STEP_BYTES] = {{0, 0, 3, 0, 1, 0xd0}, {0xba}, {0xba}, {5}, {1, 0, 3, 0, 1},
                                            {1, 0, 3, 0, 1},       {0xc8}, {0xd0}, {5}, {0xe2, 200}};
@@ -65,7 +65,7 @@ static const uint8_t nvme[][STEP_BYTES] = {
 
 /* A space of this shape that is larger than memory, and then than the device: its blocks are replaced, read in part and whole, dropped, moved, and
  * found again by the next daemon. */
-static void write_nvme_seed(const char *corpus, unsigned shape)
+static void write_nvme_seed(const char *corpus, unsigned shape, uint8_t fidelity, uint8_t ladder)
 {
         const uint8_t s = (uint8_t)shape, then[][STEP_BYTES] = {{0xd0},
                                                                 {3, 0, 4, 0, 5, 0, 8, 1, 1},
@@ -81,20 +81,55 @@ static void write_nvme_seed(const char *corpus, unsigned shape)
                                                                 {36, 0, 2},
                                                                 {0xd0},
                                                                 {0xed},
-                                                                {0xdd, 0, s},
+                                                                {0xdd, 0, s, fidelity},
                                                                 {0xd0},
                                                                 {6, 0, 9, 0x40, 5},
                                                                 {3, 0, 9, 0x40, 5, 0, 8, 1, 1},
                                                                 {0xd0}};
-        uint8_t seed[64][STEP_BYTES] = {{0xdd, 0, s}};
-        char name[16];
+        uint8_t seed[64][STEP_BYTES] = {{0xdd, 0, s, fidelity, [STEP_BYTES - 1] = ladder}};
+        char name[32];
         unsigned n = 1;
 
         for (unsigned i = 0; i < 16; i++)
                 memcpy(seed[n++], (uint8_t[STEP_BYTES]){0xff, 0, 4, (uint8_t)(i << 6), 5, 0, i < 4 ? 0 : 0x80}, STEP_BYTES);
         memcpy(seed[n], then, sizeof(then));
-        snprintf(name, sizeof(name), "nvme-%u", shape);
+        snprintf(name, sizeof(name), "nvme-%u-%u-%u", shape, fidelity, ladder);
         fuzz_seed(corpus, name, seed, n * STEP_BYTES + sizeof(then));
+}
+
+/* Puts with hints under a ladder, which then changes; they get cold, are read, mapped and replaced meanwhile. */
+static void write_coded_seed(const char *corpus, unsigned shape, uint8_t ladder)
+{
+        const uint8_t s = (uint8_t)shape, l = ladder, hints = shape == 2 ? 5 : 2,
+                      seed[][STEP_BYTES] = {{0xdd, 0, s, 3, [STEP_BYTES - 1] = l},
+                                            {0, 0, 4, 0, 0, 0, 0x10, hints},
+                                            {0, 0, 4, 0x40, 1, 0, 0x10, hints},
+                                            {0xba},
+                                            {1, 0, 4, 0, 0},
+                                            {0xc8},
+                                            {0xc8},
+                                            {0xe2, 200},
+                                            {0xc8},
+                                            {3, 0, 4, 0x40, 1, 0},
+                                            {0xd0},
+                                            {0xe2, 250},
+                                            {0xd0},
+                                            {40, 0, shape == 2 ? 10 : 0, l, 2, 5},
+                                            {0xff, 0, 4, 0, 1, 0, 0x90, hints},
+                                            {0xe2, 200},
+                                            {0xc8},
+                                            {10, 0, 4, 0x40, 1, 1},
+                                            {0xff, 0, 4, 0x80, 5},
+                                            {0xe2, 250},
+                                            {0xc8},
+                                            {0xe6},
+                                            {1, 0, 4, 0, 0},
+                                            {0xd0},
+                                            {0xe6}};
+        char name[16];
+
+        snprintf(name, sizeof(name), "coded-%u-%u", shape, ladder);
+        fuzz_seed(corpus, name, seed, sizeof(seed));
 }
 
 /* For each shape, every kind of request at a few keys, in three orders. */
@@ -118,9 +153,15 @@ static void write_seeds(const char *corpus)
                         p[3] = (uint8_t)(i % 4);
                         p[4] = (uint8_t)(i % 5);
                 }
-                write_nvme_seed(corpus, shape);
+                write_nvme_seed(corpus, shape, 0, (uint8_t)(shape % 3));
+                for (uint8_t ladder = 0; ladder < 8 && (shape == 2 || shape == 8); ladder++) { /* floats: under lossy codecs */
+                        write_nvme_seed(corpus, shape, 3, ladder);
+                        write_coded_seed(corpus, shape, ladder);
+                }
                 seed[0][0] = 0xdd; /* begins anew, with this shape */
                 seed[0][2] = (uint8_t)shape;
+                seed[0][3] = shape & 1 ? 3 : 0;
+                seed[0][STEP_BYTES - 1] = (uint8_t)shape;
                 snprintf(name, sizeof(name), "%u", shape);
                 fuzz_seed(corpus, name, seed, sizeof(seed));
         }

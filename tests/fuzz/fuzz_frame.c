@@ -20,6 +20,7 @@
 #include "daemon/serve/request.h"
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
+#include "libclient/codec/part.h"
 #include "tests/fuzz/disk.h"
 #include "tests/fuzz/frame_seeds.h"
 #include "tests/fuzz/messages.h"
@@ -152,6 +153,24 @@ static void client_acknowledge(struct client *c, uint16_t type, const uint8_t *b
         (void)ignored;
 }
 
+/* Numbers that look like values, so that codecs have work; each kilobyte begins with what may be hints. */
+static void staging_fill(int fd)
+{
+        static uint8_t bytes[128 << 10];
+        static bool filled;
+
+        for (size_t i = 0; !filled && i < sizeof(bytes); i++) {
+                bytes[i] = (uint8_t)(i & 1 ? 0x38 + i / 2 % 64 / 8 % 4 : i * i * 7 >> 5 & 0x7f);
+                if (i % 1024 > 160 && i & 1)
+                        bytes[i] |= (uint8_t)(i * 3 & 0x80);
+                if (i % 1024 == 0)
+                        bytes[i] = HINT_PROTECT | HINT_SCORES;
+        }
+        filled = true;
+        ssize_t ignored = pwrite(fd, bytes, sizeof(bytes), 0); /* a small one: as far as it goes */
+        (void)ignored;
+}
+
 static void client_read(struct client *c)
 {
         static uint8_t packet[KVT_PACKET_MAX + 1];
@@ -173,12 +192,16 @@ static void client_read(struct client *c)
                         return;
                 }
                 FUZZ_CHECK(!(m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)));
+                int fds[64];
                 for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
                         n_fds = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-                        for (size_t i = 0; i < n_fds; i++)
-                                close(((int *)CMSG_DATA(h))[i]);
+                        memcpy(fds, CMSG_DATA(h), n_fds * sizeof(int));
                 }
                 uint16_t type = known_learn(&known, packet, (size_t)n, n_fds);
+                if (n_fds && type == (KVT_MSG_STAGING_OPEN | KVT_REPLY))
+                        staging_fill(fds[0]);
+                for (size_t i = 0; i < n_fds; i++)
+                        close(fds[i]);
                 if (n_fds)
                         client_acknowledge(c, KVT_MSG_FD_ACK, packet, 0);
                 if (type == KVT_MSG_SLAB_RETIRED) /* the acknowledgement looks the same */
@@ -265,10 +288,11 @@ static void client_request(struct client *c, struct input *in, uint16_t type)
         client_send_body(c, type, input_u8(in) + 1u, body, n);
 }
 
-/* Hello, a space of this shape, staging. */
-static void client_begin(struct client *c, uint8_t shape)
+/* Hello, a space of this shape and fidelity, staging. */
+static void client_begin(struct client *c, uint8_t shape, uint8_t fidelity)
 {
-        struct input none = {}, in = {&shape, 1};
+        const uint8_t bytes[] = {shape, 0, fidelity};
+        struct input none = {}, in = {bytes, sizeof(bytes)};
 
         client_open(c);
         client_request(c, &none, KVT_MSG_HELLO);
@@ -278,20 +302,32 @@ static void client_begin(struct client *c, uint8_t shape)
 
 /* the daemon's life */
 
+static unsigned which_ladder; /* the daemon's, for spaces without one of their own */
+
 static void server_start(void)
 {
+        static const char *const ladders[][LADDER_N] = {{"raw", "zbf", "raw"},
+                                                        {"zbf", "cbf", "zbf"},
+                                                        {"kivi:bits=4", "kivi:bits=2", "zbf"},
+                                                        {"raw", "turbo", "turbo:bits=2"},
+                                                        {"stack:levels=4", "stack:levels=1", "kivi+zbf"},
+                                                        {"zbf", "gear", "mixed"},
+                                                        {"bitmap", "bitmap:keep=20", "raw"},
+                                                        {"turbo:bits=4", "turbo:bits=1", "turbo"}};
+        const char *const *l = ladders[which_ladder % ELEMENTSOF(ladders)];
         static const char options[] =
                 "host_bytes=16M\nslab_bytes=2M\nprealloc_bytes=2M\nhuge_pages=no\nworkers=1\ntenant_hard_bytes=12M\n"
                 "max_blocks=16\nmax_leases=48\nmax_spaces_tenant=6\nmax_inflight_session=24\nghost_entries=16\nstaging_bytes=2M\n"
                 "lease_usec=1s\nput_timeout_usec=1s\nhello_timeout_usec=1s\nnvme_devices=none\nnvme_bytes=5M\nnvme_segment_bytes=1M\n"
-                "nvme_buffer_bytes=4M\nnvme_max_records=64\nnvme_admit_hits=0\nnvme_timeout_usec=1s\nnvme_scrub_bytes_sec=1M\n";
-        char dir[] = "/tmp/kvt-fuzz-XXXXXX", text[1024], error[256], path[64];
+                "nvme_buffer_bytes=4M\nnvme_max_records=64\nnvme_admit_hits=0\nnvme_timeout_usec=1s\nnvme_scrub_bytes_sec=1M\n"
+                "codec_cold_pct=5\n";
+        char dir[] = "/tmp/kvt-fuzz-XXXXXX", text[2048], error[256], path[64];
         struct conf conf = {};
         sigset_t set;
 
         disk_fence = false;
         FUZZ_CHECK(mkdtemp(dir));
-        int n = snprintf(text, sizeof(text), "socket=%s/s\n%s", dir, options);
+        int n = snprintf(text, sizeof(text), "socket=%s/s\n%scodec_hot=%s\ncodec_cold=%s\ncodec_nvme=%s\n", dir, options, l[0], l[1], l[2]);
         if (conf_parse(&conf, text, (size_t)n, "fuzz", error, sizeof(error)) < 0) {
                 fprintf(stderr, "%s\n", error);
                 abort();
@@ -326,10 +362,10 @@ static void server_end(bool hangs)
 
 static void clients_begin(void)
 {
-        client_begin(&clients[0], 0);
-        client_begin(&clients[1], 1);
-        client_begin(&clients[N_CLIENTS - 1], 0);
-        client_begin(&clients[2], 3);
+        client_begin(&clients[0], 0, 0);
+        client_begin(&clients[1], 1, 0);
+        client_begin(&clients[N_CLIENTS - 1], 0, 0);
+        client_begin(&clients[2], 3, 0);
 }
 
 /* steps */
@@ -358,7 +394,7 @@ static void step(struct input *all)
                 KVT_MSG_MAP,          KVT_MSG_FD_ACK, KVT_MSG_SLAB_ACK,  KVT_MSG_LIST,       KVT_MSG_STAT,       KVT_MSG_PING,
                 KVT_MSG_SPACE_OPEN,   KVT_MSG_PING,   KVT_MSG_DROP,      KVT_MSG_SPACE_OPEN, KVT_MSG_PUT_COMMIT, KVT_MSG_PUT_COMMIT,
                 KVT_MSG_STAGING_OPEN, KVT_MSG_PURGE,  KVT_MSG_GET,       KVT_MSG_MAP,        KVT_MSG_RELEASE,    KVT_MSG_HELLO,
-                KVT_MSG_DEVICE,       KVT_MSG_LIST,   KVT_MSG_PREFETCH,  KVT_MSG_DEVICE,
+                KVT_MSG_DEVICE,       KVT_MSG_LIST,   KVT_MSG_PREFETCH,  KVT_MSG_DEVICE,     KVT_MSG_SPACE_SET,  KVT_MSG_SPACE_SET,
         };
         static_assert(ELEMENTSOF(types) == N_TYPES, "seeds go through them");
         static const uint64_t quotas[] = {16 << 20, 8 << 20, 4 << 20, 2 << 20};
@@ -399,7 +435,8 @@ static void step(struct input *all)
                 client_close(c);
                 break;
         case 0xdd ... 0xde:
-                client_begin(c, input_u8(&in));
+                more = input_bytes(&in, 2, &n);
+                client_begin(c, n ? more[0] : 0, n > 1 ? more[1] : 0);
                 break;
         case 0xdf:
                 client_open(c);
@@ -480,7 +517,7 @@ static void end(void)
         FUZZ_CHECK(list_empty(&server.subscriptions) && list_empty(&server.purges) && list_empty(&server.unacked));
         FUZZ_CHECK(!server.leases.n_used && !server.reservations.n_used && !e->xfers.n_used && list_empty(&e->incomplete));
         FUZZ_CHECK(!e->n_verifies && !e->tenants.n_active);
-        FUZZ_CHECK(!e->demotes.n && !e->n_demoting && !e->n_loading && list_empty(&e->loads) && list_empty(&e->durables));
+        FUZZ_CHECK(!e->demotes.n && !e->n_demoting && !e->n_recoding && !e->n_loading && list_empty(&e->loads) && list_empty(&e->durables));
         audit();
         tenant_of(0);
         tenant_of(1);
@@ -575,6 +612,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         running = true;
         ahead_usec = 0;
         known = (struct told){};
+        which_ladder = n >= STEP_BYTES ? bytes[STEP_BYTES - 1] : 0;
         server_start();
         clients_begin();
         for (int i = 0; in.n && i < N_STEPS; i++) {

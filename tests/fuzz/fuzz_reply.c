@@ -7,7 +7,7 @@
  * The daemon answers as liar.h has it. Its slabs and their headers are scribbled on as the input says.
  *
  * What is checked: every packet of the library is a frame and unpacks; every operation is done once; what the library says it gave is there; a
- * block that it got from a daemon that only scribbled is the block that was stored; planes that it did not ask for are not written to, whatever
+ * block that it got or decoded from a daemon that only scribbled is the block that was stored; planes of mappings lie in them; planes that it did not ask for are not written to, whatever
  * the daemon says. */
 #include <poll.h>
 #include <sys/syscall.h>
@@ -43,6 +43,8 @@ static struct op {
 
 static bool open_falsely; /* the next hello, or what is re-opened, is answered by what the input holds */
 static unsigned n_open;
+static bool coded; /* the connection takes copies under codecs */
+static float max_rel_l2; /* of the first space */
 
 int connect(int fd, const struct sockaddr *address, socklen_t n)
 {
@@ -133,6 +135,43 @@ static void on_event(const kvt_key *stored, size_t n_stored, const kvt_key *remo
         FUZZ_CHECK(n_stored || n_removed || n_lost);
 }
 
+/* A mapping of that block: its planes as they lie there, decoded, and some rows. */
+static void look_at(kvt_space *s, const kvt_mapping *m, unsigned block)
+{
+        const uint8_t *first = m->data;
+        uint32_t tokens[4];
+        bool same;
+
+        FUZZ_CHECK(coded ? m->bytes && m->bytes <= PART_BYTES + hints_max(&block_geometry) : m->bytes == PART_BYTES);
+        same = kvt_verify(s, m) == 0 && !d.lied;
+        for (uint32_t i = 0; i < 4; i++)
+                tokens[i] = (block * 5 + i * 7) % TOKENS;
+        for (size_t p = 0; p < N_PLANES; p++) {
+                const uint32_t head_bytes = ROW_BYTES; /* one head in both; an opaque token's bytes are its row */
+                uint8_t *whole = malloc(PLANE_BYTES),
+                        *rows = malloc(sizeof(tokens) / 4 * head_bytes); /* so that a write past them is seen */
+                kvt_plane_copy c;
+
+                int r = kvt_mapped_plane(s, m, p, &c);
+                if (r == 0) {
+                        const uint8_t *data = c.data;
+                        FUZZ_CHECK(c.codec && c.bytes <= PLANE_BYTES && data >= first && (size_t)(data - first) + c.bytes <= m->bytes);
+                        FUZZ_CHECK(c.rel_l2 >= 0 && c.max_abs >= 0);
+                }
+                r = kvt_decode(s, m, p, whole);
+                FUZZ_CHECK(!same || r == 0);
+                for (size_t at = 0; same && at < PLANE_BYTES; at++)
+                        FUZZ_CHECK(whole[at] == block_byte(block, p * PLANE_BYTES + at));
+                r = kvt_decode_rows(s, m, p, 0, tokens, 4, rows);
+                FUZZ_CHECK(!same || r == 0 || r == KVT_E_UNSUPPORTED);
+                for (size_t at = 0; same && r == 0 && at < 4 * head_bytes; at++)
+                        FUZZ_CHECK(rows[at] == block_byte(block, p * PLANE_BYTES + tokens[at / head_bytes] * head_bytes + at % head_bytes));
+                free(whole);
+                free(rows);
+        }
+        FUZZ_CHECK(kvt_mapped_plane(s, m, N_PLANES, &(kvt_plane_copy){0}) != 0 && kvt_decode_rows(s, m, 0, 1, tokens, 1, tokens) != 0);
+}
+
 /* Gives back what a finished operation gave, and the operation. */
 static void op_finish(struct op *o)
 {
@@ -144,8 +183,7 @@ static void op_finish(struct op *o)
                 if (o->is_map && !o->status) {
                         FUZZ_CHECK(!!o->mappings[i].data == !o->statuses[i]);
                         if (o->mappings[i].data) {
-                                FUZZ_CHECK(o->mappings[i].bytes == PART_BYTES);
-                                kvt_verify(s, &o->mappings[i]);
+                                look_at(s, &o->mappings[i], o->keys[i].bytes[0]);
                         }
                 }
                 if (o->is_map && o->status)
@@ -258,22 +296,20 @@ static void scribble(void)
         unsigned b = input_u8(&in) % (N_SLABS * SLOTS), at = (unsigned)input_number(&in, 2) % (SLOT_BYTES / 2);
         uint8_t *slot = (uint8_t *)block_header(b);
 
-        if (at >= 16 && at < 32) /* not the checksums: who writes both can say anything */
-                return;
+        d.lied |= at >= sizeof(struct kvt_copy_header) &&
+                  at < sizeof(struct kvt_copy_header) + 3 * sizeof(struct kvt_copy_plane); /* checksums, codecs */
         slot[at] = input_u8(&in);
 }
 
 static void open_space(unsigned i)
 {
-        const kvt_plane planes[] = {
-                {.dtype = KVT_DTYPE_OPAQUE, .heads = 1, .opaque_bytes = ROW_BYTES},
-                {.role = KVT_ROLE_V, .dtype = KVT_DTYPE_OPAQUE, .heads = 1, .opaque_bytes = ROW_BYTES, .window_tokens = 8}};
         kvt_space_config config = {.struct_size = sizeof(config),
                                    .name = i ? "b" : "a",
                                    .block_tokens = TOKENS,
                                    .n_shards = 1,
-                                   .planes = planes,
-                                   .n_planes = 2};
+                                   .planes = block_planes,
+                                   .n_planes = N_PLANES,
+                                   .max_rel_l2 = i ? 0.5f : max_rel_l2};
 
         if (!spaces[i] && kvt_space_open(conn, &config, &spaces[i]) == 0)
                 n_open++;
@@ -321,7 +357,10 @@ static void step(void)
                 break;
         }
         case 0xe0 ... 0xe7:
-                scribble();
+                if (what & 1)
+                        block_lie();
+                else
+                        scribble();
                 break;
         case 0xe8 ... 0xef:
                 op_finish(&ops[input_u8(&in) % N_OPS]);
@@ -362,13 +401,19 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
         daemon_init();
         for (uint8_t i = 0; i < N_CALLS; i++) { /* each operation, both ways, on both kinds of connection */
-                const uint8_t seed[] = {i & 3, 0, 0,    i,    i, 0,    0xb8, 0,    0xa0, 0, 0xb8, 0xa0, 0, 0xb8,
-                                        0xa0,  0, 0xb8, 0xa0, 0, 0xb8, i,    0xc0, 9,    0, 0,    0,    0};
+                const uint8_t seed[] = {i * 5 & 15, 0, 0,    i,    i, 0,    0xb8, 0,    0xa0, 0, 0xb8, 0xa0, 0, 0xb8,
+                                        0xa0,       0, 0xb8, 0xa0, 0, 0xb8, i,    0xc0, 9,    0, 0,    0,    0};
                 snprintf(name, sizeof(name), "%u", i);
                 fuzz_seed(corpus, name, seed, sizeof(seed));
                 memcpy(all + i * sizeof(seed), seed, sizeof(seed));
         }
         fuzz_seed(corpus, "all", all, sizeof(all));
+        for (uint8_t i = 0; i < 9; i++) { /* maps and gets of blocks that are lied about, of each kind */
+                const uint8_t seed[] = {8, 4, 0xc0 + 49, 0, 0,         0, 0, 0, 0xe1, 3, 0x10,      i, 2, 100, 0xe1, 2,    0,
+                                        i, 4, 2,         4, 0xc0 + 49, 0, 0, 0, 0,    2, 0xc0 + 49, 0, 0, 0,   0,    0xe8, 1};
+                snprintf(name, sizeof(name), "lie-%u", i);
+                fuzz_seed(corpus, name, seed, sizeof(seed));
+        }
         return 0;
 }
 
@@ -381,11 +426,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         running = true;
         d.lied = false;
         n_open = 0;
-        for (unsigned b = 0; b < N_SLABS * SLOTS; b++)
-                block_store(b);
+        blocks_store();
         memset(ops, 0, sizeof(ops));
         flags = input_u8(&in);
-        o.flags = KVT_OPEN_NO_THREAD | (flags & (KVT_OPEN_NO_MAP | KVT_OPEN_NO_RECONNECT));
+        o.flags = KVT_OPEN_NO_THREAD | (flags & (KVT_OPEN_NO_MAP | KVT_OPEN_NO_RECONNECT | KVT_OPEN_CODED));
+        coded = flags & KVT_OPEN_CODED;
+        max_rel_l2 = flags & 16 ? 0 : 0.5f;
         open_falsely = flags >= 0xf0;
         if (kvt_open(&o, &conn) == 0) {
                 open_space(0);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <assert.h>
+#include <math.h>
 #include <stdbool.h>
 
 #include "proto/frame.h"
@@ -9,7 +10,7 @@
 #include "proto/shm.h"
 #include "tests/fuzz/fuzz.h"
 
-enum { KNOWN_MAX = 16 };
+enum { KNOWN_MAX = 16, LADDER_TEXTS = 3 };
 
 /* Who adds a message adds it to replies[], message_make() and fuzz_proto.c; a field, to message_make(), which counts them. */
 static_assert(KVT_MSG_MAX == 24, "a message that the fuzzers do not know");
@@ -201,7 +202,7 @@ static inline ProtobufCBinaryData make_offsets(struct input *in, size_t n)
         return (ProtobufCBinaryData){x == 0xff ? 8 * n / 2 : 8 * n, (uint8_t *)offsets};
 }
 
-static const struct space_shape {
+static const struct plane_shape {
         uint32_t n_planes, dtype, heads, dim, opaque_bytes, block_tokens, n_shards;
 } shapes[] = {{1, KVT_DTYPE_OPAQUE, 1, 0, 256, 16, 1},   {2, KVT_DTYPE_OPAQUE, 1, 0, 128, 16, 2},    {2, KVT_DTYPE_F16, 4, 64, 0, 64, 1},
               {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 16, 1}, {1, KVT_DTYPE_OPAQUE, 1, 0, 98304, 16, 1},  {1024, KVT_DTYPE_INT8, 1, 1, 0, 1, 1},
@@ -209,15 +210,54 @@ static const struct space_shape {
               {1, KVT_DTYPE_OPAQUE, 1, 0, 65536, 32, 2}};
 enum { N_SHAPES = sizeof(shapes) / sizeof(*shapes) };
 
+static const char *const space_names[] = {"a", "b", "c", "d"};
+
+/* Mostly valid pairs of codecs, with parameters and without; "" leaves a rung as it is. */
+static inline char *make_codecs(struct input *in)
+{
+        static const char *const pairs[] = {"",
+                                            "zbf",
+                                            "kivi:bits=4,group=64",
+                                            "turbo",
+                                            "raw",
+                                            "kivi+zbf",
+                                            "mixed",
+                                            "gear",
+                                            "stack",
+                                            "bitmap",
+                                            "cbf",
+                                            "turbo+kivi:bits=2",
+                                            "xdelta",
+                                            "zbf:level=999999999999",
+                                            "kivi:bits=3,",
+                                            "+",
+                                            ":",
+                                            "kivi:bits=4,bits=2+",
+                                            "zbf+zbf+zbf",
+                                            "no codec"};
+        static char texts[LADDER_TEXTS][3000];
+        static unsigned i_slot;
+        char *to = texts[i_slot++ % LADDER_TEXTS];
+        uint8_t x = input_u8(in);
+
+        if (x < 0xe0)
+                return (char *)pairs[x % (sizeof(pairs) / sizeof(*pairs))];
+        memset(to, x & 1 ? ',' : 'k', sizeof(texts[0])); /* long */
+        to[input_number(in, 2) % sizeof(texts[0])] = 0;
+        memcpy(to, "kivi:", x & 2 ? 5 : 0);
+        to[sizeof(texts[0]) - 1] = 0;
+        return to;
+}
+
 static inline void make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m)
 {
-        static const char *const names[] = {"a", "b", "c", "d"};
+        static const float bounds[] = {0, 0.1f, 0.5f, 1, NAN, -1, 0.01f, 1e30f};
         static Kvtier__Plane planes[KVT_PLANES_MAX], *pointers[KVT_PLANES_MAX];
         static uint8_t salt_bytes[128];
         uint8_t x = input_u8(in), salt = input_u8(in);
-        const struct space_shape *s = &shapes[x % N_SHAPES];
+        const struct plane_shape *s = &shapes[x % N_SHAPES];
 
-        m->name = (char *)names[x % N_SHAPES & 3];
+        m->name = (char *)space_names[x % N_SHAPES & 3];
         m->salt = (ProtobufCBinaryData){salt < 0xc0 ? x % N_SHAPES : salt >> 1, salt_bytes};
         m->block_tokens = s->block_tokens;
         m->n_shards = s->n_shards;
@@ -242,6 +282,7 @@ static inline void make_geometry(struct input *in, Kvtier__SpaceOpenRequest *m)
                 planes[0].dim = (uint32_t)input_number(in, 2);
                 planes[0].opaque_bytes = (uint32_t)input_number(in, 4);
         }
+        m->max_rel_l2 = bounds[input_u8(in) % (sizeof(bounds) / sizeof(*bounds))];
 }
 
 /* n_fields: how many are set below, or left as they are on purpose */
@@ -317,8 +358,11 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
                         m.reservations = make_numbers(in, k->reservations, k->n_reservations, n_keys);
                 if (x & 0x20)
                         m.keys.len = 0;
-                if (x & 0x10)
-                        m.hint_bytes = (uint32_t)input_number(in, 2);
+                if (x & 0x10) { /* right for some block, or any */
+                        static const uint32_t lengths[] = {3, 33, 35, 9, 129, 137, 17, 19, 5, 65};
+                        uint8_t h = input_u8(in);
+                        m.hint_bytes = h < 0xe0 ? lengths[h % 10] : (uint32_t)input_number(in, 4);
+                }
                 MADE;
                 break;
         }
@@ -435,6 +479,18 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
         case KVT_MSG_PING: {
                 MAKE(PingRequest, ping_request, 1);
                 m.data = (ProtobufCBinaryData){(size_t)input_u8(in) * 510, data};
+                MADE;
+                break;
+        }
+        case KVT_MSG_SPACE_SET: {
+                static const char *const tenants[] = {"", "uid:0", "*", "uid:1234", "nobody"};
+                MAKE(SpaceSetRequest, space_set_request, 5);
+                uint8_t x = input_u8(in);
+                m.tenant = (char *)tenants[x % 5];
+                m.name = (char *)(x >= 0xf0 ? "" : space_names[x / 5 % 4]);
+                m.hot = make_codecs(in);
+                m.cold = make_codecs(in);
+                m.nvme = make_codecs(in);
                 MADE;
                 break;
         }
