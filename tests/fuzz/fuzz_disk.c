@@ -148,7 +148,7 @@ static void check_record(struct record_header *h, uint64_t n, uint32_t max_pages
         FUZZ_CHECK(h->type >= RECORD_BLOCK && h->type <= RECORD_PAD);
         FUZZ_CHECK(h->n_pages && h->n_pages <= max_pages && h->header_pages && h->header_pages <= h->n_pages);
         FUZZ_CHECK(h->stored_bytes <= (uint64_t)(h->n_pages - h->header_pages) * PAGE);
-        FUZZ_CHECK(h->n_planes <= 1025 && (h->n_planes != 0) == (h->type == RECORD_BLOCK));
+        FUZZ_CHECK(h->n_planes <= 1024 && (h->n_planes != 0) == (h->type == RECORD_BLOCK));
         FUZZ_CHECK((uint8_t *)(record_page_hashes(h) + h->n_page_hashes) <= (uint8_t *)record_payload(h));
         FUZZ_CHECK(h->n_page_hashes <= h->n_pages && isfinite(h->max_rel_l2));
         for (uint32_t i = 0; i < h->n_planes; i++) {

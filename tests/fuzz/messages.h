@@ -19,28 +19,6 @@ static_assert(KVT_MSG_MAX == 24, "a message that the fuzzers do not know");
 static const char *const device_paths[] = {"/a", "/b", "/a", "/same", "/other", "/small", "/null", "/nowhere/a", "a", ""};
 enum { N_DEVICE_PATHS = sizeof(device_paths) / sizeof(*device_paths) };
 
-/* Half of them lossless, or most spaces would be refused to those who open them next. */
-static const float fidelities[] = {0, 0, 0, 0, 0.3f, 1, -0.5f, 2, 0x1p-149f};
-enum { N_FIDELITIES = sizeof(fidelities) / sizeof(*fidelities) };
-static const char *const ladder_texts[] = {"",
-                                           "raw",
-                                           "zbf",
-                                           "kivi:bits=2",
-                                           "kivi+turbo:bits=1",
-                                           "stack:levels=5",
-                                           "stack:levels=1",
-                                           "mixed",
-                                           "gear",
-                                           "bitmap",
-                                           "zbf+kivi",
-                                           "xdelta",
-                                           "lz",
-                                           "kivi:bits=7",
-                                           "kivi:",
-                                           "+",
-                                           "kivi:bits=2,bits=3,bits=4,bits=8,bits=1"};
-enum { N_LADDER_TEXTS = sizeof(ladder_texts) / sizeof(*ladder_texts) };
-
 struct told {
         uint32_t spaces[KNOWN_MAX];
         uint64_t leases[KNOWN_MAX], reservations[KNOWN_MAX];
@@ -312,7 +290,6 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
         case KVT_MSG_SPACE_OPEN: {
                 MAKE(SpaceOpenRequest, space_open_request, 6);
                 make_geometry(in, &m);
-                m.max_rel_l2 = fidelities[input_u8(in) % N_FIDELITIES];
                 MADE;
                 break;
         }
@@ -498,17 +475,6 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
                 MAKE(DeviceRequest, device_request, 2);
                 m.action = (Kvtier__DeviceDo)(input_u8(in) % 5);
                 m.path = (char *)device_paths[input_u8(in) % N_DEVICE_PATHS];
-                MADE;
-                break;
-        }
-        case KVT_MSG_SPACE_SET: {
-                static const char *const names[] = {"a", "b", "c", "d"}, *const tenants[] = {"", "*", "nobody", "uid:0"};
-                MAKE(SpaceSetRequest, space_set_request, 5);
-                m.name = (char *)names[input_u8(in) % 4];
-                m.tenant = (char *)tenants[input_u8(in) % 4];
-                m.hot = (char *)ladder_texts[input_u8(in) % N_LADDER_TEXTS];
-                m.cold = (char *)ladder_texts[input_u8(in) % N_LADDER_TEXTS];
-                m.nvme = (char *)ladder_texts[input_u8(in) % N_LADDER_TEXTS];
                 MADE;
                 break;
         }
