@@ -7,8 +7,19 @@
 
 int mapped_planes(const kvt_space *s, const kvt_mapping *m, struct mapped_planes *ret)
 {
-        memcpy(ret->planes, mapping_header(m)->planes, (s->geometry.n_planes + 1) * sizeof(ret->planes[0]));
-        return mapping_intact(m) ? 0 : KVT_E_LEASE_LOST; /* intact: it is what was checked when it was mapped */
+        const struct kvt_copy_header *h = mapping_header(m);
+        const struct slab_map *slab = mapping_slab(m);
+        uint32_t n = __atomic_load_n(&h->payload_bytes, __ATOMIC_RELAXED);
+
+        memcpy(ret->planes, h->planes, (s->geometry.n_planes + 1) * sizeof(ret->planes[0]));
+        if (!mapping_intact(m))
+                return KVT_E_LEASE_LOST;
+        /* Intact: it should be what was checked when it was mapped. But it is not our memory, and what follows reads where the planes say. */
+        if (n > (size_t)(slab->base + slab->bytes - (const uint8_t *)m->data) ||
+            !part_check(&s->geometry, ret->planes, s->geometry.n_planes + 1, n, s->max_rel_l2) ||
+            part_offset(ret->planes, s->geometry.n_planes) > m->bytes)
+                return KVT_E_CORRUPT;
+        return 0;
 }
 
 void *scratch_grow(void **p, size_t *n_p, size_t n)

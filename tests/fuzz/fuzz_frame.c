@@ -307,7 +307,7 @@ static unsigned which_ladder; /* the daemon's, for spaces without one of their o
 static void server_start(void)
 {
         static const char *const ladders[][LADDER_N] = {{"raw", "zbf", "raw"},
-                                                        {"zbf", "cbf", "zbf"},
+                                                        {"zbf", "zbf", "zbf"},
                                                         {"kivi:bits=4", "kivi:bits=2", "zbf"},
                                                         {"raw", "turbo", "turbo:bits=2"},
                                                         {"stack:levels=4", "stack:levels=1", "kivi+zbf"},

@@ -90,8 +90,8 @@ static void block_seal(struct kvt_copy_header *h)
 /* Each fourth block is coded without loss, each fourth is lossy. */
 static void block_store(unsigned i)
 {
-        static uint8_t coded[N_PLANES][8 * PLANE_BYTES];
-        static _Alignas(64) uint8_t scratch[1 << 18];
+        static uint8_t coded[N_PLANES][1 << 16];
+        static _Alignas(64) uint8_t scratch[1 << 20];
         static const char *const texts[] = {"raw", "raw", "zbf", "kivi:bits=4,group=16"};
         struct kvt_copy_header *h = block_header(i);
         uint8_t *bytes = block_bytes[i], *payload;
