@@ -141,6 +141,29 @@ static void test_a_mapping_is_verified_on_request(void **state)
         scene_end(&x);
 }
 
+/* The planes in a header that are damaged after it was mapped: no length leads out of the slab, no codec to nowhere. */
+static void test_header_bytes_under_a_mapping(void **state)
+{
+        static uint8_t part[PART];
+        kvt_plane_copy copy;
+        kvt_mapping m[N];
+        struct scene x;
+
+        scene_init(&x, 0);
+        CHECK_OK(kvt_map(x.sp.s, keys, N, m, statuses));
+        uint64_t at = find_part(&x.d, x.mem, &keys[2], 0) - kvt_payload_offset(PATTERN_PLANES + 1, PART) + sizeof(struct kvt_copy_header);
+        for (size_t i = sizeof(uint64_t); i < sizeof(struct kvt_copy_plane); i++) { /* behind the hash */
+                flip(x.mem, at + i);
+                CHECK_IS(kvt_verify(x.sp.s, &m[2]), KVT_E_CORRUPT);
+                CHECK_IS(kvt_mapped_plane(x.sp.s, &m[2], 0, &copy), KVT_E_CORRUPT);
+                CHECK_IS(kvt_decode(x.sp.s, &m[2], 1, part), KVT_E_CORRUPT);
+                flip(x.mem, at + i);
+        }
+        CHECK_OK(kvt_verify(x.sp.s, &m[2]));
+        CHECK_OK(kvt_unmap(x.sp.s, m, N, NULL));
+        scene_end(&x);
+}
+
 /* Every byte of the header before the payload, one after another. */
 static void test_header_bytes(void **state)
 {
@@ -207,6 +230,7 @@ int main(void)
                 TEST(test_one_bit_through_staging),
                 TEST(test_a_mapping_is_verified_on_request),
                 TEST(test_header_bytes),
+                TEST(test_header_bytes_under_a_mapping),
                 TEST(test_a_client_that_cries_corrupt),
         };
 
