@@ -1,9 +1,21 @@
-/* Inputs that fuzz_frame begins with: what its steps are stands there. */
+/* Inputs that fuzz_frame begins with: what its steps are stands there. And what its clients have in staging. */
 #pragma once
 
+#include "libclient/codec/ladder.h"
+#include "libclient/codec/part.h"
 #include "tests/fuzz/messages.h"
 
 enum { STEP_BYTES = 12, N_TYPES = 42 /* kinds of requests, see step() */ };
+
+/* Which the daemon may have in its configuration: the last byte of the first step says. */
+static const char *const ladders[][LADDER_N] = {{"raw", "zbf", "raw"},
+                                                {"zbf", "zbf", "zbf"},
+                                                {"kivi:bits=4", "kivi:bits=2", "zbf"},
+                                                {"raw", "turbo", "turbo:bits=2"},
+                                                {"stack:levels=4", "stack:levels=1", "kivi+zbf"},
+                                                {"zbf", "gear", "mixed"},
+                                                {"bitmap", "bitmap:keep=20", "raw"},
+                                                {"turbo:bits=4", "turbo:bits=1", "turbo"}};
 
 static const uint8_t park[][STEP_BYTES] = {{0, 0, 3, 0, 1, 0xd0}, {0xba}, {0xba}, {5}, {1, 0, 3, 0, 1},
                                            {1, 0, 3, 0, 1},       {0xc8}, {0xd0}, {5}, {0xe2, 200}};
@@ -165,4 +177,22 @@ static void write_seeds(const char *corpus)
                 snprintf(name, sizeof(name), "%u", shape);
                 fuzz_seed(corpus, name, seed, sizeof(seed));
         }
+}
+
+/* Numbers that look like values, so that codecs have work; each kilobyte begins with what may be hints. */
+static void staging_fill(int fd)
+{
+        static uint8_t bytes[128 << 10];
+        static bool filled;
+
+        for (size_t i = 0; !filled && i < sizeof(bytes); i++) {
+                bytes[i] = (uint8_t)(i & 1 ? 0x38 + i / 2 % 64 / 8 % 4 : i * i * 7 >> 5 & 0x7f);
+                if (i % 1024 > 160 && i & 1)
+                        bytes[i] |= (uint8_t)(i * 3 & 0x80);
+                if (i % 1024 == 0)
+                        bytes[i] = HINT_PROTECT | HINT_SCORES;
+        }
+        filled = true;
+        ssize_t ignored = pwrite(fd, bytes, sizeof(bytes), 0); /* a small one: as far as it goes */
+        (void)ignored;
 }

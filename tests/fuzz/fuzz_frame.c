@@ -20,7 +20,6 @@
 #include "daemon/serve/request.h"
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
-#include "libclient/codec/part.h"
 #include "tests/fuzz/disk.h"
 #include "tests/fuzz/frame_seeds.h"
 #include "tests/fuzz/messages.h"
@@ -150,24 +149,6 @@ static void client_acknowledge(struct client *c, uint16_t type, const uint8_t *b
         memcpy(packet + KVT_FRAME_BYTES, body, n_body);
         frame_put(packet, KVT_PROTO_MAX, type, 0, (uint32_t)n_body);
         ssize_t ignored = send(c->fd, packet, KVT_FRAME_BYTES + n_body, MSG_DONTWAIT | MSG_NOSIGNAL);
-        (void)ignored;
-}
-
-/* Numbers that look like values, so that codecs have work; each kilobyte begins with what may be hints. */
-static void staging_fill(int fd)
-{
-        static uint8_t bytes[128 << 10];
-        static bool filled;
-
-        for (size_t i = 0; !filled && i < sizeof(bytes); i++) {
-                bytes[i] = (uint8_t)(i & 1 ? 0x38 + i / 2 % 64 / 8 % 4 : i * i * 7 >> 5 & 0x7f);
-                if (i % 1024 > 160 && i & 1)
-                        bytes[i] |= (uint8_t)(i * 3 & 0x80);
-                if (i % 1024 == 0)
-                        bytes[i] = HINT_PROTECT | HINT_SCORES;
-        }
-        filled = true;
-        ssize_t ignored = pwrite(fd, bytes, sizeof(bytes), 0); /* a small one: as far as it goes */
         (void)ignored;
 }
 
@@ -306,14 +287,6 @@ static unsigned which_ladder; /* the daemon's, for spaces without one of their o
 
 static void server_start(void)
 {
-        static const char *const ladders[][LADDER_N] = {{"raw", "zbf", "raw"},
-                                                        {"zbf", "zbf", "zbf"},
-                                                        {"kivi:bits=4", "kivi:bits=2", "zbf"},
-                                                        {"raw", "turbo", "turbo:bits=2"},
-                                                        {"stack:levels=4", "stack:levels=1", "kivi+zbf"},
-                                                        {"zbf", "gear", "mixed"},
-                                                        {"bitmap", "bitmap:keep=20", "raw"},
-                                                        {"turbo:bits=4", "turbo:bits=1", "turbo"}};
         const char *const *l = ladders[which_ladder % ELEMENTSOF(ladders)];
         static const char options[] =
                 "host_bytes=16M\nslab_bytes=2M\nprealloc_bytes=2M\nhuge_pages=no\nworkers=1\ntenant_hard_bytes=12M\n"
