@@ -23,6 +23,7 @@
 #include "tests/fuzz/disk.h"
 #include "tests/fuzz/frame_seeds.h"
 #include "tests/fuzz/messages.h"
+#include "tests/fuzz/still.h"
 
 enum { N_CLIENTS = 4, N_STEPS = 400 };
 
@@ -35,34 +36,6 @@ static struct client {
         bool rude; /* does not acknowledge */
 } clients[N_CLIENTS];
 static struct told known; /* what clients were told: spaces, leases, reservations */
-
-/* time: CLOCK_MONOTONIC stands still while an input runs, but for steps, and a microsecond each time that somebody looks */
-
-static bool running;
-static uint64_t ahead_usec;
-
-int clock_gettime(clockid_t id, struct timespec *ret)
-{
-        int r = (int)syscall(SYS_clock_gettime, id, ret);
-
-        if (r == 0 && running && id == CLOCK_MONOTONIC) {
-                uint64_t usec = 1000000000000000 + ahead_usec++; /* so far ahead that no timer of the kernel fires */
-                ret->tv_sec = (time_t)(usec / 1000000);
-                ret->tv_nsec = (long)(usec % 1000000 * 1000);
-        }
-        return r;
-}
-
-/* Secrets and tokens are the same in every run. */
-ssize_t getrandom(void *p, size_t n, unsigned flags)
-{
-        static uint64_t serial; /* ever other ones: devices must not look alike */
-
-        for (size_t i = 0; i < n; i++)
-                ((uint8_t *)p)[i] = (uint8_t)(i < 8 ? serial >> 8 * i : i);
-        serial++;
-        return (ssize_t)n;
-}
 
 /* Memory comes when it is touched: most of the time would go into pages that nobody uses. */
 int fallocate(int fd, int mode, off_t offset, off_t n)
