@@ -242,19 +242,120 @@ static void test_sizes(void **state)
         CHECK_EQ(record_header_pages(1, (PAGE - 176) / 4), 1);
         CHECK_EQ(record_header_pages(1, (PAGE - 176) / 4 + 1), 2);
         CHECK_EQ(record_header_pages(FORMAT_PLANES_MAX, 1 << 18), RECORD_HEADER_PAGES_MAX);
-        for (uint32_t n_planes = 2; n_planes < 700; n_planes += 169) { /* every length that there is, and those in between */
-                uint32_t payload = 1;
-                for (uint32_t n = 0; n < 9000; n++) {
-                        while (record_header_pages(n_planes, payload) + payload < n)
-                                payload++;
-                        uint32_t pages = record_header_pages(n_planes, payload);
-                        CHECK_EQ(record_header_pages_of(n_planes, n), pages + payload == n ? pages : 0);
-                }
-        }
         CHECK_EQ(footer_bytes(0), PAGE);
         CHECK_EQ(footer_bytes(63), PAGE);
         CHECK_EQ(footer_bytes(64), 2 * PAGE);
         CHECK(footer_bytes(UINT32_MAX) == 1ull << 38);
+}
+
+/* A record's length says how long its header is, for every length that there is, and those in between. By the page's words, not with record_header_pages(). */
+static void test_header_pages_of(void **state)
+{
+        enum { PAGES = 9000 };
+        static const uint32_t n_planes[] = {0, 1, 2, 3, 64, 164, 165, 335, 336, 512, 680, 1023, 1024, 1025};
+        static uint32_t answers[PAGES];
+
+        for (size_t i = 0; i < sizeof(n_planes) / sizeof(*n_planes); i++) {
+                memset(answers, 0, sizeof(answers));
+                for (uint32_t payload = 1; payload < PAGES; payload++) {
+                        uint32_t header = (152 + 24 * n_planes[i] + 4 * payload + PAGE - 1) / PAGE;
+
+                        if (header + payload >= PAGES)
+                                break;
+                        CHECK_EQ(answers[header + payload], 0); /* no two records are as long */
+                        answers[header + payload] = header;
+                }
+                for (uint32_t n = 0; n < PAGES; n++)
+                        CHECK_EQ(record_header_pages_of(n_planes[i], n), answers[n]);
+        }
+        /* the longest record that a segment can have */
+        CHECK_EQ(record_header_pages_of(1025, (1 << 18) - 2), (152 + 24 * 1025 + 4 * 261880 + PAGE - 1) / PAGE);
+        for (uint32_t n = UINT32_MAX - 9; n; n++) /* bytes of a device may say so */
+                CHECK(record_header_pages_of(2, n) < n);
+}
+
+/* version 1 */
+
+/* What is taken, is taken as it is: encoding it again gives the same bytes. */
+static int descriptor_try(const uint8_t *p, size_t n)
+{
+        uint8_t *exact = memcpy(malloc(n + !n), p, n), *again = malloc(SPACE_DESCRIPTOR_MAX);
+        struct space_descriptor d;
+        int r = space_descriptor_decode(exact, n, &d);
+
+        if (r == 0) {
+                CHECK_EQ(space_descriptor_encode(again, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry), n);
+                assert_memory_equal(again, exact, n);
+                space_descriptor_deinit(&d);
+        }
+        free(exact);
+        free(again);
+        return r;
+}
+
+/* A device as version 1 published it, from the kvtier-format(7) of its time: whole, and refused. */
+static void test_version_1(void **state)
+{
+        static const char superblock[] = "6b767469657244560100000000100000"
+                                         "00112233445566778899aabbccddeeff"
+                                         "00000004000000000f00000000000000"
+                                         "00000040000000000081246900000000"
+                                         "1321d8b2255ff3c2",
+                          segment[] = "6b767469657253470100000007000000"
+                                      "2a000000000000000081246900000000"
+                                      "2bbad0a5b0181506",
+                          descriptor[] = "0100000009000000757365722d313030"
+                                         "30010000006d0200000000ff04000000"
+                                         "01000000010000000000000000000000"
+                                         "01000000020000004000000000000000"
+                                         "00000000",
+                          record[] = "6b767452010001012a00000000000000"
+                                     "07000000030000000100000002000000"
+                                     "101112131415161718191a1b1c1d1e1f"
+                                     "202122232425262728292a2b2c2d2e2f"
+                                     "e1a135a591b3cf788ff5ebf70eb59895"
+                                     "de3ab2c669965380b6a6cc2aca409dba"
+                                     "00010700020000000004000000000000"
+                                     "28000000000000000000000000000000"
+                                     "00812469000000000000803e01000000"
+                                     "3410b096525beaa6936a20b0700e4550"
+                                     "2000000000000000cfbb288f6cae742a"
+                                     "080000000000803e758a29b700000000";
+        static const struct {
+                const char *hex;
+                size_t hash_at;
+        } all[] = {{superblock, SUPERBLOCK_HASH}, {segment, SEGMENT_HASH}, {record, RECORD_HASH}};
+        struct place at = place(7, 42, 3);
+        struct superblock s;
+        struct segment_header h;
+        size_t n;
+
+        for (uint8_t i = 0; i < 16; i++)
+                uuid[i] = (uint8_t)(i * 0x11);
+        for (size_t i = 0; i < 3; i++) {
+                struct place header = place(7, 42, i == 2 ? 3 : 0);
+                uint64_t hash;
+
+                memset(room, 0, PAGE);
+                CHECK_EQ(sodium_hex2bin(room, PAGE, all[i].hex, strlen(all[i].hex), NULL, &n, NULL), 0);
+                memcpy(&hash, room + all[i].hash_at, 8);
+                CHECK(rehash(room, PAGE, all[i].hash_at, i ? seed_of(&header) : 0) == hash); /* nothing else is wrong with it */
+                CHECK_EQ(i == 0   ? superblock_decode(room, &s)
+                         : i == 1 ? segment_header_decode(room, &at, &h)
+                                  : record_header_check((struct record_header *)room, PAGE, &at, 8),
+                         -EPROTONOSUPPORT);
+                room[all[i].hash_at] ^= 1; /* which hash another version has is not known */
+                CHECK_EQ(i == 0   ? superblock_decode(room, &s)
+                         : i == 1 ? segment_header_decode(room, &at, &h)
+                                  : record_header_check((struct record_header *)room, PAGE, &at, 8),
+                         -EPROTONOSUPPORT);
+        }
+        CHECK_EQ(sodium_hex2bin(room, PAGE, descriptor, strlen(descriptor), NULL, &n, NULL), 0);
+        CHECK_EQ(n, 68);
+        for (size_t i = 4; i <= n; i++)
+                CHECK_EQ(descriptor_try(room, i), -EPROTONOSUPPORT);
+        for (size_t i = 0; i < 4; i++)
+                CHECK_EQ(descriptor_try(room, i), -EPROTO);
 }
 
 /* segment headers */
@@ -302,23 +403,6 @@ static void test_segment_header(void **state)
 }
 
 /* space descriptors */
-
-/* What is taken, is taken as it is: encoding it again gives the same bytes. */
-static int descriptor_try(const uint8_t *p, size_t n)
-{
-        uint8_t *exact = memcpy(malloc(n + !n), p, n), *again = malloc(SPACE_DESCRIPTOR_MAX);
-        struct space_descriptor d;
-        int r = space_descriptor_decode(exact, n, &d);
-
-        if (r == 0) {
-                CHECK_EQ(space_descriptor_encode(again, d.tenant, d.name, d.salt, d.n_salt, d.max_rel_l2, &d.geometry), n);
-                assert_memory_equal(again, exact, n);
-                space_descriptor_deinit(&d);
-        }
-        free(exact);
-        free(again);
-        return r;
-}
 
 static void test_descriptor(void **state)
 {
@@ -383,6 +467,52 @@ static void test_descriptor(void **state)
         geometry_deinit(&g);
 }
 
+/* A fidelity is a number from 0 to 1; -0 is none, or one space had two digests. */
+static void test_descriptor_fidelity(void **state)
+{
+        static const struct {
+                uint32_t bits;
+                bool ok;
+        } all[] = {
+                {0x00000000, true},  {0x00000001, true},  {0x007fffff, true},  {0x00800000, true},  {0x3dcccccd, true},
+                {0x3f7fffff, true},  {0x3f800000, true},  {0x3f800001, false}, {0x40000000, false}, {0x7f7fffff, false},
+                {0x7f800000, false}, {0x7f800001, false}, {0x7fc00000, false}, {0x7fffffff, false}, {0x80000000, false},
+                {0x80000001, false}, {0xbf000000, false}, {0xbf800000, false}, {0xff800000, false}, {0xffc00000, false},
+                {0xffffffff, false},
+        };
+        enum { AT = 16 + 3 + 1 + 2 };
+        kvt_plane plane = {.role = KVT_ROLE_K, .dtype = KVT_DTYPE_F16, .heads = 1, .dim = 8};
+        struct space_descriptor d;
+        struct geometry g;
+        const char *why;
+        uint32_t bits;
+        size_t n;
+
+        CHECK_EQ(geometry_init(&g, 16, 1, &plane, 1, &why), 0);
+        n = space_descriptor_encode(room, "red", "m", (const uint8_t *)"xy", 2, 0.25f, &g);
+        memcpy(&bits, room + AT, 4);
+        CHECK_EQ(bits, 0x3e800000);
+        for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+                float x;
+
+                memcpy(&x, &all[i].bits, 4);
+                CHECK_EQ(fidelity_ok(x), all[i].ok);
+                memcpy(room + AT, &all[i].bits, 4);
+                CHECK_EQ(descriptor_try(room, n), all[i].ok ? 0 : -EPROTO);
+                memset(&d, 0x5a, sizeof(d));
+                if (!all[i].ok) {
+                        CHECK_EQ(space_descriptor_decode(room, n, &d), -EPROTO);
+                        CHECK_EQ(d.n_salt, 0x5a5a5a5a); /* untouched */
+                        continue;
+                }
+                CHECK_EQ(space_descriptor_decode(room, n, &d), 0);
+                memcpy(&bits, &d.max_rel_l2, 4);
+                CHECK_EQ(bits, all[i].bits);
+                space_descriptor_deinit(&d);
+        }
+        geometry_deinit(&g);
+}
+
 /* All at their largest, and one more. */
 static void test_descriptor_limits(void **state)
 {
@@ -427,8 +557,9 @@ static void test_descriptor_limits(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                TEST(test_published_vectors), TEST(test_superblock_bits), TEST(test_superblock_contents), TEST(test_sizes),
-                TEST(test_segment_header),    TEST(test_descriptor),      TEST(test_descriptor_limits),
+                TEST(test_published_vectors), TEST(test_superblock_bits),     TEST(test_superblock_contents), TEST(test_sizes),
+                TEST(test_segment_header),    TEST(test_descriptor),          TEST(test_descriptor_limits),   TEST(test_header_pages_of),
+                TEST(test_version_1),         TEST(test_descriptor_fidelity),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -222,12 +222,44 @@ static void test_record_contents(void **state)
         REFUSED(0, record_planes(h)[0].max_abs = NAN);
         REFUSED(0, record_planes(h)[0].max_abs = -1);
         REFUSED(0, record_planes(h)[2].max_abs = INFINITY);
+        REFUSED(0, record_planes(h)[1].max_abs = -NAN);
+        REFUSED(0, record_planes(h)[1].max_abs = -INFINITY);
         REFUSED(0, record_planes(h)[1].zero = 1);
+        REFUSED(0, record_planes(h)[2].zero = 0x8000);
         REFUSED(0, record_planes(h)[0].bytes = 4999);
         REFUSED(0, (record_planes(h)[0].bytes = UINT32_MAX, record_planes(h)[2].bytes = 8501));
         REFUSED(0, ((uint8_t *)h)[152 + 3 * 24] = 1);
         REFUSED(7, ((uint8_t *)h)[PAGE - 1] = 1);
 #undef IS
+}
+
+/* Each bit of each plane's entry, and of the hints', which is the last one: the hash is right, and what the entry then says counts. */
+static void test_record_planes(void **state)
+{
+        struct place at = place(3, 1000, 17);
+
+        for (uint32_t i = 0; i < 3; i++)
+                for (uint32_t bit = 0; bit < 24 * 8; bit++) {
+                        struct record_header *h = block_make(&at, RECORD_PAGE_HASHES);
+                        struct kvt_copy_plane *planes = record_planes(h);
+                        uint32_t byte = bit / 8;
+                        bool ok = true;
+                        float most = 0;
+
+                        ((uint8_t *)&planes[i])[byte] ^= (uint8_t)(1 << bit % 8);
+                        rehash_record(h, &at);
+                        for (uint32_t k = 0; k < 3; k++) {
+                                ok &= planes[k].rel_l2 >= 0 && isfinite(planes[k].rel_l2) && planes[k].max_abs >= 0 &&
+                                      isfinite(planes[k].max_abs);
+                                most = planes[k].rel_l2 > most ? planes[k].rel_l2 : most;
+                        }
+                        ok &= most == 0.5f; /* as the header says */
+                        ok &= byte < 8 || byte >= 12; /* sizes do not add up */
+                        ok &= byte < 22; /* zero */
+                        CHECK_EQ(record_header_check(h, PAGE, &at, 4), ok ? 0 : -EPROTO);
+                        if (ok) /* codecs and flags are not the format's business, hashes are */
+                                CHECK_EQ(record_payload_check(h, record_payload(h)), byte < 8 ? -EBADMSG : 0);
+                }
 }
 
 static void test_record_others(void **state)
@@ -542,8 +574,9 @@ static void test_footer_contents(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                TEST(test_record_bits),  TEST(test_record_places), TEST(test_record_contents), TEST(test_record_others),
-                TEST(test_record_large), TEST(test_footer_bits),   TEST(test_footer_places),   TEST(test_footer_contents),
+                TEST(test_record_bits),   TEST(test_record_places), TEST(test_record_contents),
+                TEST(test_record_planes), TEST(test_record_others), TEST(test_record_large),
+                TEST(test_footer_bits),   TEST(test_footer_places), TEST(test_footer_contents),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
