@@ -270,8 +270,7 @@ static void test_retired(void **state)
         assert_int_equal(kvt_map(x->s, keys, 1, &m, NULL), 0);
         x->f->retire = 1 + 100;
         eventually(x->f->retire == 0);
-        assert_int_equal(kvt_process(x->c), 0);
-        eventually(x->f->n_slab_ack == 1); /* the unknown one at once */
+        eventually(kvt_process(x->c) == 0 && x->f->n_slab_ack == 1); /* the unknown one at once; the packet comes when it comes */
         assert_int_equal(kvt_verify(x->s, &m), 0);
         assert_int_equal(kvt_unmap(x->s, &m, 1, NULL), 0);
         eventually(x->f->n_slab_ack == 2 ||
@@ -284,8 +283,7 @@ static void test_retired(void **state)
         usleep(20000);
         x->f->retire = 1 + 100;
         eventually(x->f->retire == 0);
-        assert_int_equal(kvt_process(x->c), 0);
-        eventually(x->f->n_slab_ack == 4);
+        eventually(kvt_process(x->c) == 0 && x->f->n_slab_ack == 4);
 }
 
 /* get */
