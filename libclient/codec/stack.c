@@ -4,6 +4,7 @@
  *
  * A payload: levels that were encoded u8; zeros u8 x 3; relative L2 and largest error with 1, 2, ... 8 levels, f32 each, 0 for those that were never encoded;
  * the first level, a section as quant.h describes it; the deeper levels that are left. */
+#include <float.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -187,7 +188,7 @@ static size_t stack_shrink(const struct codec_spec *to, const struct shape *p, u
         if (!open_levels(&x, p, payload, n) || level + 1 >= x.n)
                 return 0;
         memcpy(errors, payload + PREFIX_BYTES + level * sizeof(errors), sizeof(errors));
-        if (!(errors[0] >= 0) || !(errors[1] >= 0))
+        if (!(errors[0] >= 0 && errors[0] <= FLT_MAX) || !(errors[1] >= 0 && errors[1] <= FLT_MAX)) /* a NaN is neither */
                 return 0;
         *ret_rel_l2 = errors[0];
         *ret_max_abs = errors[1];
