@@ -1,0 +1,247 @@
+/* cbf: rows of one head from their symbols, which 32 interleaved rANS coders (Duda; Giesen's interleaving) hold, and their raw bits. See cbf.c. */
+
+/* An entry of a table: frequency 11 bits, offset in the symbol's slots 10, level >= CBF_BIG 1, how far below the top 9, sign 1. */
+enum { CBF_ENTRY_BIG = 1 << 21, CBF_ENTRY_BELOW_AT = 22 };
+
+/* Lanes [0, n) of a group at channel c. */
+static inline void cbf_group(struct cbf_rows *r, size_t c, size_t n, uint8_t *restrict dst, const uint8_t *restrict raw)
+{
+        for (size_t l = 0; l < n; l++) {
+                uint32_t before = r->previous[c + l], x = r->states[l], e, v;
+                uint64_t bits = 0;
+                size_t at = l * r->raw_bits;
+
+                e = r->tables[r->offsets[before >> 31 | (before >> 20 & 2)][c + l] + (x & (CBF_SLOTS - 1))];
+                x = (e & 2047) * (x >> CBF_PROB_BITS) + (e >> 11 & (CBF_SLOTS - 1));
+                if (x < CBF_STATE_LOW) {
+                        uint16_t word = 0;
+
+                        if (r->end - r->words >= 2)
+                                memcpy(&word, r->words, 2);
+                        x = x << 16 | word;
+                        r->words += r->end - r->words >= 2 ? 2 : 0;
+                }
+                r->states[l] = x;
+                r->previous[c + l] = e;
+                memcpy(&bits, raw + at / 8, (at % 8 + r->raw_bits + 7) / 8);
+                v = (uint32_t)(bits >> at % 8) & ((1u << r->raw_bits) - 1);
+                {
+                        uint32_t top = r->tops[c + l] & 0x7fffffff, below = e >> CBF_ENTRY_BELOW_AT & 511;
+
+                        v |= (top > below ? top - below : 0) << r->raw_bits;
+                        v |= ((e ^ r->tops[c + l]) & 0x80000000) >> (32 - r->width);
+                }
+                memcpy(dst + l * (r->width / 8), &v, r->width / 8);
+        }
+}
+
+#ifdef __AVX2__
+struct cbf_unpack {
+        __m256i bytes, shifts;
+        size_t half; /* where the last four of eight start */
+};
+
+static inline struct cbf_unpack cbf_unpack_of(unsigned bits)
+{
+        struct cbf_unpack u = {.half = bits / 2};
+        uint8_t bytes[32];
+        uint32_t shifts[8];
+
+        for (unsigned l = 0; l < 8; l++) {
+                unsigned at = l * bits - (l < 4 ? 0 : 8 * (unsigned)u.half);
+
+                for (unsigned k = 0; k < 4; k++)
+                        bytes[4 * l + k] = (uint8_t)(at / 8 + k);
+                shifts[l] = at % 8;
+        }
+        memcpy(&u.bytes, bytes, sizeof(bytes));
+        memcpy(&u.shifts, shifts, sizeof(shifts));
+        return u;
+}
+
+/* the first words go to the lanes of the mask, in order */
+static inline __m256i cbf_spread(const uint8_t *words, unsigned mask)
+{
+        uint64_t lanes = _pdep_u64(mask, 0x0101010101010101u) * 0xff;
+        __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)_pdep_u64(0x0706050403020100u, lanes)));
+
+        return _mm256_permutevar8x32_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)words)), order);
+}
+
+/* 32 lanes at channel c. words: 64 bytes can be read there; returns how many were used. raw: 4 * raw_bits + 28 can be read. */
+static inline __attribute__((always_inline)) size_t cbf_group_avx2(struct cbf_rows *r, size_t c, uint8_t *restrict dst,
+                                                                   const uint8_t *restrict raw, const uint8_t *words,
+                                                                   const struct cbf_unpack *u, unsigned raw_bits, unsigned width)
+{
+        const __m256i slot = _mm256_set1_epi32(CBF_SLOTS - 1);
+        const uint8_t *from = words;
+        __m256i x[4], e[4], v[4];
+        unsigned need[4];
+
+#pragma GCC unroll 4
+        for (size_t k = 0; k < 4; k++) {
+                size_t at = c + 8 * k;
+                __m256 before = _mm256_loadu_ps((const float *)(r->previous + at));
+                __m256 small = _mm256_blendv_ps(_mm256_loadu_ps((const float *)(r->offsets[0] + at)),
+                                                _mm256_loadu_ps((const float *)(r->offsets[1] + at)), before);
+                __m256 big = _mm256_blendv_ps(_mm256_loadu_ps((const float *)(r->offsets[2] + at)),
+                                              _mm256_loadu_ps((const float *)(r->offsets[3] + at)), before);
+                __m256i offset = _mm256_castps_si256(
+                        _mm256_blendv_ps(small, big, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(before), 10))));
+
+                x[k] = _mm256_loadu_si256((const __m256i *)(r->states + 8 * k));
+                e[k] = _mm256_i32gather_epi32((const int *)r->tables, _mm256_add_epi32(offset, _mm256_and_si256(x[k], slot)), 4);
+                x[k] = _mm256_add_epi32(_mm256_mullo_epi32(_mm256_and_si256(e[k], _mm256_set1_epi32(2047)),
+                                                           _mm256_srli_epi32(x[k], CBF_PROB_BITS)),
+                                        _mm256_and_si256(_mm256_srli_epi32(e[k], 11), slot));
+                _mm256_storeu_si256((__m256i *)(r->previous + at), e[k]);
+        }
+#pragma GCC unroll 4
+        for (size_t k = 0; k < 4; k++) {
+                __m256i low = _mm256_cmpeq_epi32(_mm256_srli_epi32(x[k], 16), _mm256_setzero_si256());
+
+                need[k] = (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(low));
+                x[k] = _mm256_blendv_epi8(x[k], _mm256_or_si256(_mm256_slli_epi32(x[k], 16), cbf_spread(words, need[k])), low);
+                words += 2 * (unsigned)__builtin_popcount(need[k]);
+                _mm256_storeu_si256((__m256i *)(r->states + 8 * k), x[k]);
+        }
+#pragma GCC unroll 4
+        for (size_t k = 0; k < 4; k++) {
+                const uint8_t *bits = raw + k * raw_bits;
+                __m256i t = _mm256_loadu_si256((const __m256i *)(r->tops + c + 8 * k));
+                __m256i rest = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)bits)),
+                                                       _mm_loadu_si128((const __m128i *)(bits + u->half)), 1);
+                __m256i below = _mm256_and_si256(_mm256_srli_epi32(e[k], CBF_ENTRY_BELOW_AT), _mm256_set1_epi32(511));
+                __m256i level = _mm256_max_epi32(_mm256_sub_epi32(_mm256_and_si256(t, _mm256_set1_epi32(0x7fffffff)), below),
+                                                 _mm256_setzero_si256());
+                __m256i sign = _mm256_and_si256(_mm256_xor_si256(e[k], t), _mm256_set1_epi32((int)0x80000000u));
+
+                rest = _mm256_and_si256(_mm256_srlv_epi32(_mm256_shuffle_epi8(rest, u->bytes), u->shifts),
+                                        _mm256_set1_epi32((int)((1u << raw_bits) - 1)));
+                v[k] = _mm256_or_si256(_mm256_or_si256(_mm256_srli_epi32(sign, (int)(32 - width)), rest),
+                                       _mm256_slli_epi32(level, (int)raw_bits));
+        }
+        if (width == 16) {
+                for (size_t k = 0; k < 4; k += 2)
+                        _mm256_storeu_si256((__m256i *)(dst + 16 * k), _mm256_permute4x64_epi64(_mm256_packus_epi32(v[k], v[k + 1]), 0xd8));
+        } else {
+                for (size_t k = 0; k < 4; k++)
+                        _mm256_storeu_si256((__m256i *)(dst + 32 * k), v[k]);
+        }
+        return (size_t)(words - from);
+}
+
+enum { CBF_RAW_AHEAD = 4 * 22 + 28 };
+
+static inline __attribute__((always_inline)) void cbf_row_avx2(struct cbf_rows *r, uint8_t *restrict dst, const uint8_t *restrict raw,
+                                                               const struct cbf_unpack *u, unsigned raw_bits, unsigned width)
+{
+        size_t c = 0;
+
+        for (; c + CBF_LANES <= r->dim; c += CBF_LANES, dst += CBF_LANES * width / 8, raw += 4 * raw_bits) {
+                size_t left = (size_t)(r->end - r->words), left_raw = (size_t)(r->end - raw), used;
+                uint8_t words[64] = {0}, bits[CBF_RAW_AHEAD] = {0};
+
+                if (__builtin_expect(left >= 64 && left_raw >= CBF_RAW_AHEAD, 1)) {
+                        r->words += cbf_group_avx2(r, c, dst, raw, r->words, u, raw_bits, width);
+                        continue;
+                }
+                memcpy(words, r->words, left < 64 ? left : 64);
+                memcpy(bits, raw, left_raw < CBF_RAW_AHEAD ? left_raw : CBF_RAW_AHEAD);
+                used = cbf_group_avx2(r, c, dst, bits, words, u, raw_bits, width);
+                r->words += used < left ? used : left;
+        }
+        if (c < r->dim)
+                cbf_group(r, c, r->dim - c, dst, raw);
+}
+#endif
+
+static void cbf_decode_rows(struct cbf_rows *r)
+{
+        size_t n_row = r->dim * (r->width / 8);
+#ifdef __AVX2__
+        struct cbf_unpack u = cbf_unpack_of(r->raw_bits);
+#endif
+
+        for (size_t i = 0; i < r->n_rows; i++, r->dst += n_row, r->raw += r->row_bytes) {
+#ifdef __AVX2__
+                if (r->raw_bits == 6)
+                        cbf_row_avx2(r, r->dst, r->raw, &u, 6, 16);
+                else if (r->raw_bits == 9)
+                        cbf_row_avx2(r, r->dst, r->raw, &u, 9, 16);
+                else
+                        cbf_row_avx2(r, r->dst, r->raw, &u, 22, 32);
+#else
+                for (size_t c = 0; c < r->dim; c += CBF_LANES)
+                        cbf_group(r, c, r->dim - c < CBF_LANES ? r->dim - c : CBF_LANES, r->dst + c * (r->width / 8),
+                                  r->raw + c / 8 * r->raw_bits);
+#endif
+        }
+}
+
+static inline __attribute__((always_inline)) uint32_t cbf_element(const uint8_t *src, unsigned width)
+{
+        uint32_t x;
+        uint16_t h;
+
+        if (width == 16) {
+                memcpy(&h, src, 2);
+                x = h;
+        } else {
+                memcpy(&x, src, 4);
+        }
+        return x;
+}
+
+static inline __attribute__((always_inline)) void cbf_row_scan(uint32_t *restrict tops, uint32_t *restrict negatives,
+                                                               const uint8_t *restrict src, size_t n, unsigned raw_bits, unsigned width)
+{
+        for (size_t i = 0; i < n; i++) {
+                uint32_t x = cbf_element(src + i * (width / 8), width), magnitude = x >> raw_bits & ((1u << (width - 1 - raw_bits)) - 1);
+
+                tops[i] = magnitude > tops[i] ? magnitude : tops[i];
+                negatives[i] += x >> (width - 1);
+        }
+}
+
+static void cbf_scan(uint32_t *restrict tops, uint32_t *restrict negatives, const uint8_t *restrict src, size_t n, unsigned raw_bits)
+{
+        if (raw_bits == 6)
+                cbf_row_scan(tops, negatives, src, n, 6, 16);
+        else if (raw_bits == 9)
+                cbf_row_scan(tops, negatives, src, n, 9, 16);
+        else
+                cbf_row_scan(tops, negatives, src, n, 22, 32);
+}
+
+static inline __attribute__((always_inline)) void cbf_row_symbols(uint8_t *restrict dst, const uint8_t *restrict src,
+                                                                  const uint32_t *restrict tops, size_t n, unsigned raw_bits,
+                                                                  unsigned width)
+{
+        for (size_t i = 0; i < n; i++) {
+                uint32_t x = cbf_element(src + i * (width / 8), width), magnitude = x >> raw_bits & ((1u << (width - 1 - raw_bits)) - 1);
+                uint32_t below = (tops[i] & 0x7fffffff) - magnitude;
+
+                below = below < CBF_LEVELS - 1 ? below : CBF_LEVELS - 1;
+                dst[i] = (uint8_t)(2 * below + ((x >> (width - 1) ^ tops[i] >> 31) & 1));
+        }
+}
+
+static void cbf_symbols(uint8_t *restrict dst, const uint8_t *restrict src, const uint32_t *restrict tops, size_t n, unsigned raw_bits)
+{
+        if (raw_bits == 6)
+                cbf_row_symbols(dst, src, tops, n, 6, 16);
+        else if (raw_bits == 9)
+                cbf_row_symbols(dst, src, tops, n, 9, 16);
+        else
+                cbf_row_symbols(dst, src, tops, n, 22, 32);
+}
+
+static uint32_t cbf_cost(const uint16_t *restrict counts, const int16_t *restrict costs, size_t n)
+{
+        int32_t sum = 0;
+
+        for (size_t i = 0; i < n; i++)
+                sum += (int16_t)counts[i] * costs[i];
+        return (uint32_t)sum;
+}
