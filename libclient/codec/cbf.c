@@ -18,7 +18,6 @@
  *     raw bits: rows of groups of 8 values, the last one padded
  *     exceptions: { u32 index · element }
  * A weight is coded as its difference to one less than the weight before (the first: to 32), zigzagged, Rice code with one bit. */
-#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,7 +49,7 @@ bool cbf_frequencies(const struct cbf_table *t, uint16_t ret[CBF_SYMBOLS])
         if (!sum)
                 return false;
         for (unsigned i = 0; i < CBF_SYMBOLS; i++) {
-                uint32_t f = (weights[i] * CBF_SLOTS + sum / 2) / sum;
+                uint32_t f = weights[i] ? (weights[i] * CBF_SLOTS + sum / 2) / sum : 0;
 
                 ret[i] = (uint16_t)(weights[i] && !f ? 1 : f);
                 total += ret[i];
@@ -78,21 +77,22 @@ struct bits {
         bool bad; /* read past the end */
 };
 
+/* At most 16 bits. */
 static uint32_t take(struct bits *b, unsigned n)
 {
+        size_t at = b->at / 8, left = b->n / 8 - at;
         uint32_t x = 0;
 
         if (b->bad || n > b->n - b->at) {
                 b->bad = true;
                 return 0;
         }
-        for (unsigned done = 0; done < n;) {
-                unsigned shift = b->at % 8, some = 8 - shift < n - done ? 8 - shift : n - done;
-
-                x |= ((uint32_t)b->src[b->at / 8] >> shift & ((1u << some) - 1)) << done;
-                done += some;
-                b->at += some;
-        }
+        if (left >= 4)
+                memcpy(&x, b->src + at, 4);
+        else
+                memcpy(&x, b->src + at, left);
+        x = x >> b->at % 8 & ((1u << n) - 1);
+        b->at += n;
         return x;
 }
 
@@ -123,18 +123,10 @@ static bool take_table(struct bits *b, struct cbf_table *ret)
 static bool fill_table(const struct cbf_table *t, uint32_t ret[CBF_SLOTS])
 {
         uint16_t frequencies[CBF_SYMBOLS];
-        uint32_t at = 0;
 
         if (!cbf_frequencies(t, frequencies))
                 return false;
-        for (unsigned i = 0; i < CBF_SYMBOLS; i++) {
-                uint32_t below = i / 2 == CBF_LEVELS - 1 ? 511 : i / 2;
-                uint32_t e = (uint32_t)(i % 2) << 31 | below << 22 | (uint32_t)(i / 2 >= CBF_BIG) << 21 | frequencies[i];
-
-                for (uint32_t k = 0; k < frequencies[i]; k++)
-                        ret[at++] = e | k << 11;
-        }
-        assert(at == CBF_SLOTS);
+        kernels()->cbf_fill(ret, frequencies);
         return true;
 }
 

@@ -42,6 +42,7 @@ const struct kernels KERNELS = {
         .zbf_merge = zbf_merge,
         .xor = zbf_xor,
         .cbf_decode_rows = cbf_decode_rows,
+        .cbf_fill = cbf_fill,
         .cbf_scan = cbf_scan,
         .cbf_symbols = cbf_symbols,
         .cbf_cost = cbf_cost,
