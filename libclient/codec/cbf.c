@@ -38,6 +38,7 @@ struct cbf_layout cbf_layout(const struct shape *p)
 bool cbf_frequencies(const struct cbf_table *t, uint16_t ret[CBF_SYMBOLS])
 {
         uint32_t weights[CBF_SYMBOLS] = {0}, sum = 0, total = 0;
+        unsigned max = 0;
 
         for (unsigned i = 0; i < CBF_SYMBOLS; i++) {
                 unsigned side = t->folded ? 0 : i % 2, code = i / 2 < t->n[side] ? t->weights[side][i / 2] : 0;
@@ -53,18 +54,17 @@ bool cbf_frequencies(const struct cbf_table *t, uint16_t ret[CBF_SYMBOLS])
 
                 ret[i] = (uint16_t)(weights[i] && !f ? 1 : f);
                 total += ret[i];
+                max = ret[i] > ret[max] ? i : max;
         }
         while (total != CBF_SLOTS) { /* the largest gives or takes what is over */
-                unsigned max = 0;
-                uint32_t over;
+                uint32_t over = total - CBF_SLOTS;
 
-                for (unsigned i = 1; i < CBF_SYMBOLS; i++)
-                        max = ret[i] > ret[max] ? i : max;
-                over = total - CBF_SLOTS;
                 if (total > CBF_SLOTS && over > ret[max] - 1u)
                         over = ret[max] - 1u;
                 ret[max] = (uint16_t)(ret[max] - over);
                 total -= over;
+                for (unsigned i = 0; i < CBF_SYMBOLS && total != CBF_SLOTS; i++)
+                        max = ret[i] > ret[max] ? i : max;
         }
         return true;
 }
@@ -77,22 +77,31 @@ struct bits {
         bool bad; /* read past the end */
 };
 
-/* At most 16 bits. */
-static uint32_t take(struct bits *b, unsigned n)
+/* The next 25 bits at least, 0 after the last. */
+static inline uint32_t look(const struct bits *b)
 {
         size_t at = b->at / 8, left = b->n / 8 - at;
         uint32_t x = 0;
 
-        if (b->bad || n > b->n - b->at) {
-                b->bad = true;
-                return 0;
-        }
         if (left >= 4)
                 memcpy(&x, b->src + at, 4);
         else
                 memcpy(&x, b->src + at, left);
-        x = x >> b->at % 8 & ((1u << n) - 1);
-        b->at += n;
+        return x >> b->at % 8;
+}
+
+static inline void skip(struct bits *b, unsigned n)
+{
+        b->bad |= n > b->n - b->at;
+        b->at += b->bad ? 0 : n;
+}
+
+/* At most 16 bits. */
+static inline uint32_t take(struct bits *b, unsigned n)
+{
+        uint32_t x = look(b) & ((1u << n) - 1);
+
+        skip(b, n);
         return x;
 }
 
@@ -106,11 +115,16 @@ static bool take_table(struct bits *b, struct cbf_table *ret)
                 if (ret->n[side] > CBF_LEVELS)
                         return false;
                 for (unsigned i = 0; i < ret->n[side]; i++) {
-                        uint32_t z = 0;
+                        uint32_t ones = 0, z, x;
 
-                        while (z <= CBF_MAX_WEIGHT && take(b, 1))
-                                z++;
-                        z = 2 * z + take(b, 1);
+                        while (x = look(b), (x & 0xffff) == 0xffff && ones <= 2 * CBF_MAX_WEIGHT && !b->bad) {
+                                ones += 16;
+                                skip(b, 16);
+                        }
+                        z = (uint32_t)__builtin_ctz(~x | 0x10000);
+                        ones += z;
+                        z = 2 * ones + (x >> (z + 1) & 1);
+                        skip(b, ones % 16 + 2);
                         before += (int32_t)(z >> 1 ^ (0 - (z & 1))) - 1;
                         if (before < 0 || before > CBF_MAX_WEIGHT)
                                 return false;
@@ -199,12 +213,15 @@ static size_t read_model(const struct shape *p, const struct cbf_layout *l, cons
         }
         for (size_t h = 0; h < p->heads; h++)
                 for (size_t c = h * l->stride; c < h * l->stride + p->dim; c++) {
-                        uint32_t class = take(&b, class_bits), top = (head->low_top + take(&b, head->top_bits)) << 1 | 1;
+                        uint32_t x = look(&b), class = x & ((1u << class_bits) - 1), top;
 
+                        x >>= class_bits;
+                        top = (head->low_top + (x & ((1u << head->top_bits) - 1))) << 1 | 1;
                         if (class >= head->n_classes || top > most)
                                 return 0;
                         if (classes[class].flips)
-                                top |= take(&b, 1) << 31;
+                                top |= x >> head->top_bits << 31;
+                        skip(&b, class_bits + head->top_bits + classes[class].flips);
                         ret->tops[c] = top;
                         for (unsigned q = 0; q < CBF_CONTEXTS; q++)
                                 ret->offsets[q][c] = classes[class].tables[q] * (uint32_t)CBF_SLOTS;

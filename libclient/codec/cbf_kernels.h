@@ -278,7 +278,7 @@ static uint32_t cbf_cost(const uint16_t *restrict counts, const int16_t *restric
         return (uint32_t)sum;
 }
 
-/* A table's slots: 2 * level + sign, as often as it is frequent. */
+/* A table's slots: 2 * level + sign, as often as it is frequent. Up to 7 slots beyond may be overwritten. */
 static void cbf_fill(uint32_t *restrict slots, const uint16_t *restrict frequencies)
 {
         size_t at = 0;
@@ -287,8 +287,16 @@ static void cbf_fill(uint32_t *restrict slots, const uint16_t *restrict frequenc
                 uint32_t below = i / 2 == CBF_LEVELS - 1 ? 511 : i / 2, n = frequencies[i];
                 uint32_t e = (uint32_t)(i % 2) << 31 | below << CBF_ENTRY_BELOW_AT | (i / 2 >= CBF_BIG ? CBF_ENTRY_BIG : 0) | n;
 
+#ifdef __AVX2__
+                __m256i v = _mm256_or_si256(_mm256_set1_epi32((int)e),
+                                            _mm256_setr_epi32(0, 1 << 11, 2 << 11, 3 << 11, 4 << 11, 5 << 11, 6 << 11, 7 << 11));
+
+                for (uint32_t k = 0; k < n; k += 8, v = _mm256_add_epi32(v, _mm256_set1_epi32(8 << 11)))
+                        _mm256_storeu_si256((__m256i *)(slots + at + k), v);
+#else
                 for (uint32_t k = 0; k < n; k++)
                         slots[at + k] = e | k << 11;
+#endif
                 at += n;
         }
 }

@@ -92,7 +92,7 @@ struct kernels {
         /* dst = a ^ b, n bytes; dst may be one of them. */
         void (*xor)(uint8_t *dst, const uint8_t *a, const uint8_t *b, size_t n);
         void (*cbf_decode_rows)(struct cbf_rows *r);
-        /* A table's 1024 entries from its 128 symbols' frequencies, which add up to that. */
+        /* A table's 1024 entries from its 128 symbols' frequencies, which add up to that; overwrites up to 7 entries beyond. */
         void (*cbf_fill)(uint32_t *restrict slots, const uint16_t *restrict frequencies);
         /* A row of n channels: raises tops to its magnitudes, counts its negative values. */
         void (*cbf_scan)(uint32_t *restrict tops, uint32_t *restrict negatives, const uint8_t *restrict src, size_t n, unsigned raw_bits);
