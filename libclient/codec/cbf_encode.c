@@ -237,26 +237,6 @@ static uint32_t element(const struct shape *p, const uint8_t *src, size_t i)
         return x;
 }
 
-static void put_raw(const struct shape *p, const struct cbf_layout *l, const uint8_t *src, uint8_t *dst)
-{
-        uint32_t mask = (1u << l->raw_bits) - 1;
-
-        for (size_t r = 0; r < l->n_rows; r++, dst += l->row_bytes)
-                for (size_t c = 0; c < p->dim; c += 8) {
-                        uint64_t bits = 0;
-                        unsigned n_bits = 0;
-                        uint8_t *at = dst + c / 8 * l->raw_bits;
-
-                        for (size_t k = 0; k < 8; k++) {
-                                uint64_t x = c + k < p->dim ? element(p, src, r * p->dim + c + k) & mask : 0;
-
-                                bits |= x << n_bits;
-                                for (n_bits += l->raw_bits; n_bits >= 8; n_bits -= 8, bits >>= 8)
-                                        *at++ = (uint8_t)bits;
-                        }
-                }
-}
-
 /* Elements so small, next to others of their channel, that no symbol stands for them. Returns how many; writes up to `most`. */
 static size_t put_exceptions(const struct shape *p, const struct cbf_layout *l, const uint8_t *src, const struct work *w, uint8_t *dst,
                              size_t most)
@@ -329,8 +309,8 @@ size_t cbf_encode(const struct codec_spec *s, const struct shape *p, const struc
                 end = (uint32_t)n_words;
                 memcpy(dst + ends + i * sizeof(end), &end, sizeof(end));
         }
-        put_raw(p, &l, in->bytes, dst + at);
-        at += n_raw;
+        for (size_t r = 0; r < l.n_rows; r++, at += l.row_bytes)
+                kernels()->cbf_pack(dst + at, (const uint8_t *)in->bytes + r * p->dim * p->elem_bytes, p->dim, l.raw_bits);
         n_exceptions = put_exceptions(p, &l, in->bytes, &w, dst + at, (n_room - at) / n_each);
         if (n_exceptions > (n_room - at) / n_each)
                 return 0;

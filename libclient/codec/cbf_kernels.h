@@ -269,6 +269,46 @@ static void cbf_symbols(uint8_t *restrict dst, const uint8_t *restrict src, cons
                 cbf_row_symbols(dst, src, tops, n, 22, 32);
 }
 
+static inline __attribute__((always_inline)) void cbf_pack_const(uint8_t *restrict dst, const uint8_t *restrict src, size_t n,
+                                                                 unsigned raw_bits, unsigned width)
+{
+        for (size_t i = 0; i < n; i += 8) {
+                uint64_t bits = 0;
+                unsigned n_bits = 0;
+
+                for (size_t k = 0; k < 8; k++) {
+                        uint64_t x = i + k < n ? cbf_element(src + (i + k) * (width / 8), width) & ((1u << raw_bits) - 1) : 0;
+
+                        bits |= x << n_bits;
+                        n_bits += raw_bits;
+                        if (n_bits >= 32) {
+                                memcpy(dst, &bits, 4);
+                                dst += 4;
+                                bits >>= 32;
+                                n_bits -= 32;
+                        }
+                }
+                for (; n_bits; n_bits -= 8, bits >>= 8)
+                        *dst++ = (uint8_t)bits;
+        }
+}
+
+static void cbf_pack(uint8_t *restrict dst, const uint8_t *restrict src, size_t n, unsigned raw_bits)
+{
+        if (raw_bits == 6)
+                cbf_pack_const(dst, src, n, 6, 16);
+        else if (raw_bits == 9)
+                cbf_pack_const(dst, src, n, 9, 16);
+        else
+                cbf_pack_const(dst, src, n, 22, 32);
+}
+
+static void cbf_count(uint32_t *restrict to, const uint16_t *restrict counts, size_t n)
+{
+        for (size_t i = 0; i < n; i++)
+                to[i] += counts[i];
+}
+
 static uint32_t cbf_cost(const uint16_t *restrict counts, const int16_t *restrict costs, size_t n)
 {
         int32_t sum = 0;

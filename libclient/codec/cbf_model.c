@@ -12,7 +12,7 @@
 #include "libclient/codec/kernels.h"
 
 enum {
-        ROUNDS = 4,
+        ROUNDS = 3,
         SYMBOL_COST = 12000, /* a symbol in a table, in 1/4096 bit; with what entropy_of() adds, as measured */
         TABLE_COST = 12 * LOG2_ONE,
         TABLES_A_CLASS = 2, /* about as many are left of a class's contexts */
@@ -48,8 +48,7 @@ static void count_classes(struct cbf_model *m, const cbf_marginal *channels, siz
 {
         memset(m->class_counts, 0, sizeof(m->class_counts));
         for (size_t c = 0; c < n; c++)
-                for (unsigned i = 0; i < n_symbols; i++)
-                        m->class_counts[class_of[c]][i] += channels[c][i];
+                kernels()->cbf_count(m->class_counts[class_of[c]], channels[c], n_symbols);
 }
 
 /* Each channel to the class that is cheapest for it. */

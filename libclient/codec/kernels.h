@@ -98,6 +98,10 @@ struct kernels {
         void (*cbf_scan)(uint32_t *restrict tops, uint32_t *restrict negatives, const uint8_t *restrict src, size_t n, unsigned raw_bits);
         /* n values of a row as cbf's symbols. */
         void (*cbf_symbols)(uint8_t *restrict dst, const uint8_t *restrict src, const uint32_t *restrict tops, size_t n, unsigned raw_bits);
+        /* The raw bits of n values of a row, eight values to raw_bits bytes, the last ones padded with 0. */
+        void (*cbf_pack)(uint8_t *restrict dst, const uint8_t *restrict src, size_t n, unsigned raw_bits);
+        /* Adds n counts. */
+        void (*cbf_count)(uint32_t *restrict to, const uint16_t *restrict counts, size_t n);
         /* The sum of counts (each below 2^15) times costs, which must fit. */
         uint32_t (*cbf_cost)(const uint16_t *restrict counts, const int16_t *restrict costs, size_t n);
 };

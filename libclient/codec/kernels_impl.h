@@ -45,5 +45,7 @@ const struct kernels KERNELS = {
         .cbf_fill = cbf_fill,
         .cbf_scan = cbf_scan,
         .cbf_symbols = cbf_symbols,
+        .cbf_pack = cbf_pack,
+        .cbf_count = cbf_count,
         .cbf_cost = cbf_cost,
 };
