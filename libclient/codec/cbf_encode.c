@@ -34,34 +34,46 @@ static size_t chunk_rows(const struct shape *p, const struct cbf_layout *l)
         return (l->n_rows + n - 1) / n;
 }
 
-static size_t lay_out(const struct shape *p, uint8_t *scratch, struct work *ret)
+/* Where each of them starts; the last one is where they end. */
+static void lay_out(const struct shape *p, size_t ret[9])
 {
         struct cbf_layout l = cbf_layout(p);
-        size_t n_channels = (size_t)p->heads * p->dim, n_padded = p->heads * l.stride, at = 0;
+        size_t n_channels = (size_t)p->heads * p->dim, n_padded = p->heads * l.stride;
+        size_t sizes[] = {sizeof(struct cbf_model),
+                          n_channels * sizeof(cbf_marginal),
+                          n_padded * sizeof(uint32_t),
+                          n_padded * sizeof(uint32_t),
+                          n_channels,
+                          p->n_values,
+                          chunk_rows(p, &l) * p->dim * sizeof(uint16_t),
+                          BITS_BYTES};
 
-        ret->model = (void *)(scratch + at);
-        at += aligned(sizeof(struct cbf_model));
-        ret->marginals = (void *)(scratch + at);
-        at += aligned(n_channels * sizeof(cbf_marginal));
-        ret->tops = (void *)(scratch + at);
-        at += aligned(n_padded * sizeof(uint32_t));
-        ret->negatives = (void *)(scratch + at);
-        at += aligned(n_padded * sizeof(uint32_t));
-        ret->class_of = scratch + at;
-        at += aligned(n_channels);
-        ret->symbols = scratch + at;
-        at += aligned(p->n_values);
-        ret->words = (void *)(scratch + at);
-        at += aligned(chunk_rows(p, &l) * p->dim * sizeof(uint16_t));
-        ret->bits = scratch + at;
-        return at + BITS_BYTES;
+        ret[0] = 0;
+        for (size_t i = 0; i < 8; i++)
+                ret[i + 1] = ret[i] + aligned(sizes[i]);
+}
+
+static struct work work_at(const struct shape *p, uint8_t *scratch)
+{
+        size_t at[9];
+
+        lay_out(p, at);
+        return (struct work){.model = (void *)(scratch + at[0]),
+                             .marginals = (void *)(scratch + at[1]),
+                             .tops = (void *)(scratch + at[2]),
+                             .negatives = (void *)(scratch + at[3]),
+                             .class_of = scratch + at[4],
+                             .symbols = scratch + at[5],
+                             .words = (void *)(scratch + at[6]),
+                             .bits = scratch + at[7]};
 }
 
 size_t cbf_encode_scratch(const struct shape *p)
 {
-        struct work w;
+        size_t at[9];
 
-        return lay_out(p, NULL, &w);
+        lay_out(p, at);
+        return at[8];
 }
 
 /* writing bits */
@@ -267,10 +279,9 @@ size_t cbf_encode(const struct codec_spec *s, const struct shape *p, const struc
         size_t n_room = codec_cbf.bound(s, p), n_raw = l.n_rows * l.row_bytes, n_chunk = chunk_rows(p, &l), n_bits, at, ends, n_exceptions;
         size_t n_each = sizeof(uint32_t) + p->elem_bytes, n_words = 0, n_chunks = (l.n_rows + n_chunk - 1) / n_chunk;
         bool unflipped = false;
-        struct work w;
+        struct work w = work_at(p, scratch);
         unsigned n_symbols;
 
-        lay_out(p, scratch, &w);
         n_symbols = take_in(p, &l, in->bytes, &w);
         cbf_choose_classes(w.model, w.marginals, (size_t)p->heads * p->dim, n_symbols, w.class_of);
         for (size_t i = 0; i < (size_t)p->heads * p->dim; i++) {
