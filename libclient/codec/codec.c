@@ -6,9 +6,9 @@
 #include "libclient/codec/codec.h"
 
 static const struct codec *const codecs[CODEC_N_IDS] = {
-        [CODEC_RAW] = &codec_raw,   [CODEC_ZBF] = &codec_zbf,     [CODEC_XDELTA] = &codec_xdelta,
-        [CODEC_KIVI] = &codec_kivi, [CODEC_TURBO] = &codec_turbo, [CODEC_MIXED] = &codec_mixed,
-        [CODEC_GEAR] = &codec_gear, [CODEC_STACK] = &codec_stack, [CODEC_BITMAP] = &codec_bitmap,
+        [CODEC_RAW] = &codec_raw,     [CODEC_ZBF] = &codec_zbf,       [CODEC_CBF] = &codec_cbf,     [CODEC_XDELTA] = &codec_xdelta,
+        [CODEC_KIVI] = &codec_kivi,   [CODEC_TURBO] = &codec_turbo,   [CODEC_MIXED] = &codec_mixed, [CODEC_GEAR] = &codec_gear,
+        [CODEC_STACK] = &codec_stack, [CODEC_BITMAP] = &codec_bitmap,
 };
 
 const struct codec *codec_find(uint8_t id)

@@ -38,6 +38,21 @@ struct quant_rule {
         unsigned rounds; /* of least squares */
 };
 
+/* cbf: rows of one head of a chunk; see cbf.c. Channels are padded to 32. */
+struct cbf_rows {
+        const uint32_t *tables; /* entries: see cbf_kernels.h */
+        const uint32_t *offsets[4]; /* each channel's table in each context */
+        const uint32_t *tops; /* each channel's top; the highest bit: flip */
+        uint32_t *previous; /* entries of the row before, then of the last one */
+        uint32_t *states; /* 32 */
+        const uint8_t *words; /* moves on, up to end */
+        const uint8_t *raw; /* moves on */
+        const uint8_t *end; /* what words and raw bits may be read up to; raw bits of all rows are there */
+        uint8_t *dst; /* moves on */
+        size_t n_rows, dim, row_bytes; /* raw bits of a row */
+        unsigned raw_bits, width; /* bits: 6 of 16, 9 of 16 or 22 of 32 */
+};
+
 struct kernels {
         const char *name; /* "base", "avx2", "avx512" */
         /* n values of a dtype (enum kvt_dtype, not OPAQUE) to floats. */
@@ -76,6 +91,19 @@ struct kernels {
         void (*zbf_merge)(void *restrict dst, const uint8_t *const src[4], size_t n, unsigned width, bool rotate);
         /* dst = a ^ b, n bytes; dst may be one of them. */
         void (*xor)(uint8_t *dst, const uint8_t *a, const uint8_t *b, size_t n);
+        void (*cbf_decode_rows)(struct cbf_rows *r);
+        /* A table's 1024 entries from its 128 symbols' frequencies, which add up to that; overwrites up to 7 entries beyond. */
+        void (*cbf_fill)(uint32_t *restrict slots, const uint16_t *restrict frequencies);
+        /* A row of n channels: raises tops to its magnitudes, counts its negative values. */
+        void (*cbf_scan)(uint32_t *restrict tops, uint32_t *restrict negatives, const uint8_t *restrict src, size_t n, unsigned raw_bits);
+        /* n values of a row as cbf's symbols. */
+        void (*cbf_symbols)(uint8_t *restrict dst, const uint8_t *restrict src, const uint32_t *restrict tops, size_t n, unsigned raw_bits);
+        /* The raw bits of n values of a row, eight values to raw_bits bytes, the last ones padded with 0. */
+        void (*cbf_pack)(uint8_t *restrict dst, const uint8_t *restrict src, size_t n, unsigned raw_bits);
+        /* Adds n counts. */
+        void (*cbf_count)(uint32_t *restrict to, const uint16_t *restrict counts, size_t n);
+        /* The sum of counts (each below 2^15) times costs, which must fit. */
+        uint32_t (*cbf_cost)(const uint16_t *restrict counts, const int16_t *restrict costs, size_t n);
 };
 
 /* The best variant that this CPU can run. */

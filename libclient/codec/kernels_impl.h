@@ -7,6 +7,7 @@
 #endif
 
 #include "include/kvtier.h"
+#include "libclient/codec/cbf.h"
 #include "libclient/codec/kernels.h"
 
 #include "libclient/codec/gear_kernels.h"
@@ -18,6 +19,7 @@
 
 #include "libclient/codec/quant_kernels.h"
 #include "libclient/codec/zbf_kernels.h"
+#include "libclient/codec/cbf_kernels.h"
 
 const struct kernels KERNELS = {
         .name = KERNELS_NAME,
@@ -39,4 +41,11 @@ const struct kernels KERNELS = {
         .zbf_split = zbf_split,
         .zbf_merge = zbf_merge,
         .xor = zbf_xor,
+        .cbf_decode_rows = cbf_decode_rows,
+        .cbf_fill = cbf_fill,
+        .cbf_scan = cbf_scan,
+        .cbf_symbols = cbf_symbols,
+        .cbf_pack = cbf_pack,
+        .cbf_count = cbf_count,
+        .cbf_cost = cbf_cost,
 };
