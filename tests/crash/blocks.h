@@ -2,7 +2,7 @@
 #pragma once
 
 #include "tests/crash/store.h"
-#include "tests/crash/values.h"
+#include "tests/lib/values.h"
 
 enum { SPACE = 1, BYTES = 60000, RECORD_PAGES = 16 /* of such a block, with its header */, ROOT = -1 };
 

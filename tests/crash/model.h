@@ -3,7 +3,7 @@
 
 #include "libclient/codec/codec.h"
 #include "tests/crash/store.h"
-#include "tests/crash/values.h"
+#include "tests/lib/values.h"
 
 enum { BLOCKS = 150, SHARDS = 2, VERSIONS = 60, NO_BLOCK = BLOCKS, OPS = N_SLOTS };
 
