@@ -137,25 +137,28 @@ int values_get(const struct values_space *v, const kvt_key *keys, size_t n, uint
         return r;
 }
 
-bool values_mapped(const struct values_space *v, const kvt_mapping *m, const kvt_key *key, int flavour, int *ret)
+int values_mapped(const struct values_space *v, const kvt_mapping *m, const kvt_key *key, int flavour, bool *ret_error_is_wrong)
 {
         uint8_t part[VALUES_PART], right[VALUES_PART];
         float said[VALUES_PLANES];
 
+        *ret_error_is_wrong = false;
         for (uint32_t i = 0; i < VALUES_PLANES; i++) {
                 kvt_plane_copy c;
-                if ((*ret = kvt_decode(v->s, m, i, part + i * VALUES_PLANE)) || (*ret = kvt_mapped_plane(v->s, m, i, &c)))
-                        return false;
+                int r = kvt_decode(v->s, m, i, part + i * VALUES_PLANE) ?: kvt_mapped_plane(v->s, m, i, &c);
+                if (r)
+                        return r;
                 said[i] = c.rel_l2;
         }
         int f = values_find(v, part, 0, VALUES_PLANES, key, flavour);
-        if (f < 0)
-                return false;
+        if (f < 0) {
+                check_failed(__FILE__, __LINE__, "a mapping decodes to wrong values");
+                return 0;
+        }
         values_part(right, key, f);
         for (uint32_t i = 0; i < VALUES_PLANES; i++) {
                 double error = values_error(right + i * VALUES_PLANE, part + i * VALUES_PLANE, VALUES_PLANE);
-                if (fabs(error - (double)said[i]) > 1e-6 + 1e-5 * error)
-                        return false;
+                *ret_error_is_wrong |= fabs(error - (double)said[i]) > 1e-6 + 1e-5 * error;
         }
-        return true;
+        return 0;
 }

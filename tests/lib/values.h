@@ -94,5 +94,6 @@ void values_store(const struct values_space *v, const kvt_key *parent, const kvt
 /* Planes of n blocks; what has status 0 must be right, or the test fails. */
 int values_get(const struct values_space *v, const kvt_key *keys, size_t n, uint32_t first_plane, uint32_t n_planes, int flavour,
                uint8_t *statuses);
-/* A mapping: each plane decoded is right (true), and its header's error that of it. *ret: 0, or what decoding said. */
-bool values_mapped(const struct values_space *v, const kvt_mapping *m, const kvt_key *key, int flavour, int *ret);
+/* Decodes a mapping. What decodes must be right, or the test fails; *ret_error_is_wrong: it is, and is not as far from what was put as the copy's header says. Returns 0 or what
+ * decoding says. */
+int values_mapped(const struct values_space *v, const kvt_mapping *m, const kvt_key *key, int flavour, bool *ret_error_is_wrong);
