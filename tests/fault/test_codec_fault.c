@@ -118,14 +118,14 @@ static void flip_bit(const struct scene *x, uint64_t at, unsigned bit)
         CHECK(pwrite(x->mem, &byte, 1, (off_t)at) == 1);
 }
 
-/* Every byte of the header; of a plane's codec and flags every bit: another codec that exists, rows that are not there. */
-static void header_bytes(const char *ladder, float max_rel_l2, uint32_t flags)
+/* Every byte of the header, or every so many, which is each field of some plane; of a plane's codec and flags every bit: another codec that exists, rows that are not there. */
+static void header_bytes(const char *ladder, float max_rel_l2, uint32_t flags, uint32_t step)
 {
         uint32_t planes = sizeof(struct kvt_copy_header), hint_entry = planes + VALUES_PLANES * ENTRY, n = hint_entry + ENTRY;
         struct scene x;
 
         scene_init(&x, ladder, max_rel_l2, flags);
-        for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t i = 0; i<n; i += CHECK_SLOW> 1 ? 11 : step) {
                 uint32_t field = i < planes ? 0 : (i - planes) % ENTRY;
                 bool error = i >= planes && i < hint_entry && field >= offsetof(struct kvt_copy_plane, rel_l2) &&
                              field < offsetof(struct kvt_copy_plane, codec);
@@ -161,17 +161,17 @@ static void header_bytes(const char *ladder, float max_rel_l2, uint32_t flags)
 
 static void test_header_of_a_lossless_copy(void **state)
 {
-        header_bytes("--codec_hot=zbf", 0, 0);
+        header_bytes("--codec_hot=zbf", 0, 0, 1);
 }
 
 static void test_header_of_a_lossy_copy(void **state)
 {
-        header_bytes("--codec_hot=kivi:bits=4", 0.1f, 0);
+        header_bytes("--codec_hot=kivi:bits=4", 0.1f, 0, 1);
 }
 
 static void test_header_of_a_lossy_copy_through_staging(void **state)
 {
-        header_bytes("--codec_hot=kivi:bits=4", 0.1f, KVT_OPEN_NO_MAP);
+        header_bytes("--codec_hot=kivi:bits=4", 0.1f, KVT_OPEN_NO_MAP, 5);
 }
 
 /* First and last byte of each plane's payload. */
