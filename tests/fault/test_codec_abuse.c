@@ -14,7 +14,7 @@ enum {
 };
 
 /* K and V of one head. 0: see r->error */
-static uint32_t open_space(struct raw *r, const char *name, float max_rel_l2)
+static uint32_t open_salted(struct raw *r, const char *name, const char *salt, float max_rel_l2)
 {
         Kvtier__SpaceOpenRequest q = KVTIER__SPACE_OPEN_REQUEST__INIT;
         Kvtier__Plane planes[2], *pp[2] = {&planes[0], &planes[1]};
@@ -27,6 +27,7 @@ static uint32_t open_space(struct raw *r, const char *name, float max_rel_l2)
                 planes[i].dim = DIM;
         }
         q.name = (char *)name;
+        q.salt = (ProtobufCBinaryData){strlen(salt), (uint8_t *)salt};
         q.block_tokens = TOKENS;
         q.n_shards = 1;
         q.planes = pp;
@@ -39,6 +40,11 @@ static uint32_t open_space(struct raw *r, const char *name, float max_rel_l2)
         uint32_t space = m->space;
         protobuf_c_message_free_unpacked(&m->base, NULL);
         return space;
+}
+
+static uint32_t open_space(struct raw *r, const char *name, float max_rel_l2)
+{
+        return open_salted(r, name, "", max_rel_l2);
 }
 
 /* A put of one part from offset, with so many bytes behind it. Returns the request's error or the key's status. */
@@ -253,6 +259,35 @@ static const char *const bad_codecs[] = {"nonesuch",
                                          "raw\x01",
                                          "%s%n"};
 
+/* Of two spaces of a name one cannot take the ladder: neither does. */
+static void test_all_spaces_or_none(void **state)
+{
+        static const char *const salts[] = {"a", "b", "c"};
+        Kvtier__ListRequest q = KVTIER__LIST_REQUEST__INIT;
+        static struct raw r;
+        struct daemon d;
+
+        DAEMON_START(&d);
+        raw_open(&r, d.socket);
+        raw_hello(&r);
+        for (int i = 0; i < 3; i++) /* whichever comes first */
+                CHECK(open_salted(&r, "same", salts[i], i == 1 ? 0 : 0.1f));
+        CHECK_IS(set(&r, "", "same", "zbf", "zbf", "kivi:bits=4"), KVT_E_FIDELITY);
+        q.what = KVTIER__LIST_WHAT__LIST_SPACES;
+        for (int again = 0; again < 2; again++) {
+                Kvtier__ListReply *m = raw_call(&r, KVT_MSG_LIST, &q, &kvtier__list_reply__descriptor);
+                CHECK(m);
+                CHECK_EQ(m->n_spaces, 3);
+                for (size_t i = 0; i < m->n_spaces; i++)
+                        CHECK(!strcmp(m->spaces[i]->hot, again ? "zbf" : "raw") && !strcmp(m->spaces[i]->nvme, "raw"));
+                protobuf_c_message_free_unpacked(&m->base, NULL);
+                if (!again)
+                        CHECK_OK(set(&r, "", "same", "zbf", "", ""));
+        }
+        raw_leave(&r);
+        daemon_end(&d);
+}
+
 static void test_ladders_that_are_none(void **state)
 {
         static char long_text[50000];
@@ -359,7 +394,8 @@ static void test_ladders_of_others(void **state)
 
 int main(void)
 {
-        const struct CMUnitTest tests[] = {TEST(test_hints), TEST(test_ladders_that_are_none), TEST(test_ladders_of_others)};
+        const struct CMUnitTest tests[] = {TEST(test_hints), TEST(test_ladders_that_are_none), TEST(test_all_spaces_or_none),
+                                           TEST(test_ladders_of_others)};
 
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
