@@ -29,6 +29,12 @@ static bool is_killed(const struct client *w)
         return __atomic_load_n(&w->shared->killed, __ATOMIC_ACQUIRE);
 }
 
+/* Slabs come and go all the time in a tier that is too small. */
+static bool is_busy(int status)
+{
+        return status == KVT_E_AGAIN || status == KVT_E_AGAIN_LEASED;
+}
+
 static void work(void *arg)
 {
         struct client *w = arg;
@@ -50,7 +56,7 @@ static void work(void *arg)
                                 break;
                         }
                         for (uint32_t i = 0; i < have && !is_killed(w); i++)
-                                CHECK_OK(statuses[i]);
+                                CHECK(!statuses[i] || is_busy(statuses[i]));
                         continue;
                 }
                 size_t n_step = CHAIN - have < STEP ? CHAIN - have : STEP, n = 0;
@@ -66,9 +72,8 @@ static void work(void *arg)
                 __atomic_fetch_add(&w->shared->n_puts, n, __ATOMIC_RELAXED);
                 __atomic_store_n(&w->shared->n_durable[chain], have + (uint32_t)n, __ATOMIC_RELEASE);
                 for (; n < n_step; n++)
-                        CHECK(statuses[n] == KVT_E_DISCONNECTED || statuses[n] == KVT_E_RESTARTED || statuses[n] == KVT_E_AGAIN ||
-                              statuses[n] == KVT_E_AGAIN_LEASED || statuses[n] == KVT_E_NO_PARENT || statuses[n] == KVT_E_EXISTS ||
-                              statuses[n] == 0);
+                        CHECK(statuses[n] == KVT_E_DISCONNECTED || statuses[n] == KVT_E_RESTARTED || is_busy(statuses[n]) ||
+                              statuses[n] == KVT_E_NO_PARENT || statuses[n] == KVT_E_EXISTS || statuses[n] == 0);
         }
         kvt *c = sp.c;
         kvt_space_close(sp.s);
@@ -81,7 +86,7 @@ static uint64_t check_durable(const struct daemon *d, const struct client *w)
         kvt_key keys[CHAIN];
         uint8_t statuses[CHAIN];
         kvt *c = pattern_open(d, KVT_OPEN_CODED);
-        uint64_t n_checked = 0;
+        uint64_t n_checked = 0, n_mapped = 0;
 
         for (unsigned k = 0; k < CLIENTS; k++) {
                 CHECK_OK(values_space_open(&sp, c, names[k], bounds[k]));
@@ -95,20 +100,32 @@ static uint64_t check_durable(const struct daemon *d, const struct client *w)
                         if (matched < n)
                                 check_failed(__FILE__, __LINE__, "%s, chain %u: %zu of %u durable blocks are back", names[k], chain,
                                              matched, n);
-                        CHECK_OK(values_get(&sp, keys, n, 0, VALUES_PLANES, 0, statuses)); /* looks at every value */
+                        for (int tries = 0; tries < 100; tries++) {
+                                CHECK_OK(values_get(&sp, keys, n, 0, VALUES_PLANES, 0, statuses)); /* looks at every value */
+                                for (uint32_t i = 0; i < n; i++)
+                                        CHECK(!statuses[i] || is_busy(statuses[i]));
+                                if (pattern_count(statuses, n, 0) == n)
+                                        break;
+                                usleep(1000);
+                        }
                         CHECK_EQ(pattern_count(statuses, n, 0), n);
                         kvt_mapping m; /* and its copy's header says how far off it is */
                         bool error_is_wrong;
                         CHECK_OK(kvt_map(sp.s, &keys[n - 1], 1, &m, statuses));
-                        CHECK_OK(statuses[0]);
-                        CHECK_OK(values_mapped(&sp, &m, &keys[n - 1], 0, &error_is_wrong));
-                        CHECK(!error_is_wrong);
+                        if (!statuses[0]) {
+                                CHECK_OK(values_mapped(&sp, &m, &keys[n - 1], 0, &error_is_wrong));
+                                CHECK(!error_is_wrong);
+                                n_mapped++;
+                        } else {
+                                CHECK(is_busy(statuses[0]));
+                        }
                         CHECK_OK(kvt_unmap(sp.s, &m, 1, NULL));
                         n_checked += n;
                 }
                 kvt_space_close(sp.s);
         }
         kvt_close(c);
+        CHECK(n_mapped > 0);
         return n_checked;
 }
 
@@ -130,7 +147,7 @@ static void test_killed(void **state)
                 w[i].shared = mmap(NULL, sizeof(*w[i].shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
                 CHECK(w[i].shared != MAP_FAILED);
         }
-        DAEMON_START(&d, "--host_bytes=16M", CODED_NVME);
+        DAEMON_START(&d, "--host_bytes=24M", CODED_NVME);
         WAIT_FOR(device_is(&d, 0, "serving"), 10000);
         for (int round = 0; round < n_kills; round++) {
                 for (unsigned i = 0; i < CLIENTS; i++) {
