@@ -527,6 +527,8 @@ static void test_crashes(void **state)
         if (!one) {
                 CHECK(n_must > 0 && n_flushed > 0);
                 CHECK(n_flushed_back * 100 >= n_flushed * 95);
+        }
+        if (!one && n_crashes >= 60) { /* some worlds of each kind */
                 CHECK(metrics.c_coded_planes > 0 && metrics.c_fallback_planes < metrics.c_coded_planes / 10);
                 CHECK(n_lossy > 0);
         }

@@ -490,12 +490,12 @@ static void test_storm(void **state)
                (unsigned long long)counts[STORED], (unsigned long long)counts[RIGHT], (unsigned long long)counts[MISSED],
                (unsigned long long)counts[MAPPED], (unsigned long long)counts[LOST], (unsigned long long)counts[KILLED],
                (unsigned long long)counts[DECODED], (unsigned long long)counts[CODED], (unsigned long long)counts[SET]);
-        CHECK(counts[CODED] > 0 && counts[SET] > 0);
+        CHECK(counts[DECODED] < 50 || (counts[CODED] > 0 && counts[SET] > 0));
         CHECK(counts[STORED] > 0 && counts[RIGHT] > 0 && counts[MAPPED] > 0 && counts[KILLED] > 0);
 
         WAIT_FOR(daemon_status(&d).n_sessions == 0, 5000);
-        WAIT_FOR(daemon_status(&d).n_xfers == 0, 5000);
-        struct daemon_status s = daemon_audit(&d);
+        struct daemon_status s; /* what got cold is recoded for a while */
+        WAIT_FOR((s = daemon_audit(&d)).n_xfers == 0, 10000);
         CHECK_EQ(s.n_leases, 0);
         CHECK_EQ(s.audit_leases, 0);
         CHECK_EQ(s.n_reservations, 0);
