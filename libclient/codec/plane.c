@@ -321,7 +321,7 @@ static bool encode_lossy(const struct shape *p, const struct plane_request *q, c
         return ret->rel_l2 <= q->max_rel_l2;
 }
 
-void plane_encode(const struct shape *p, const struct plane_request *q, const void *src, uint8_t *dst, void *scratch,
+bool plane_encode(const struct shape *p, const struct plane_request *q, const void *src, uint8_t *dst, void *scratch,
                   struct kvt_copy_plane *ret)
 {
         struct codec_input in = {.bytes = src, .base = q->base, .base_key = q->base_key};
@@ -343,7 +343,7 @@ void plane_encode(const struct shape *p, const struct plane_request *q, const vo
                         widened = true;
                         if (encode_lossy(p, q, &s, src, dst, &w, n_exact, ret)) {
                                 ret->hash = hash_bytes(dst, ret->bytes, p->seed);
-                                return;
+                                return codec_spec_equal(&s, q->spec);
                         }
                         continue;
                 }
@@ -353,23 +353,31 @@ void plane_encode(const struct shape *p, const struct plane_request *q, const vo
                 if (!n || n >= p->n_bytes)
                         continue;
                 *ret = (struct kvt_copy_plane){.hash = hash_bytes(dst, n, p->seed), .bytes = (uint32_t)n, .codec = s.codec->id};
-                return;
+                return codec_spec_equal(&s, q->spec);
         }
         *ret = (struct kvt_copy_plane){.hash = hash_copy(dst, src, p->n_bytes, p->seed), .bytes = (uint32_t)p->n_bytes, .codec = CODEC_RAW};
+        return q->spec->codec->id == CODEC_RAW;
+}
+
+bool plane_shrinks(const struct shape *p, const struct codec_spec *to, float max_rel_l2, const uint8_t *payload, struct kvt_copy_plane *c)
+{
+        struct kvt_copy_plane made = *c;
+
+        /* with exact rows, what the payload says of its error is not that of the plane */
+        if (c->codec != to->codec->id || !(to->codec->flags & CODEC_TRUNCATES) || c->flags || !supports(to, p))
+                return false;
+        size_t n = to->codec->shrink(to, p, (uint8_t *)payload, c->bytes, &made.rel_l2, &made.max_abs); /* it changes nothing */
+        if (!n || n >= c->bytes || !(made.rel_l2 <= max_rel_l2))
+                return false;
+        made.bytes = (uint32_t)n;
+        *c = made;
+        return true;
 }
 
 bool plane_shrink(const struct shape *p, const struct codec_spec *to, float max_rel_l2, uint8_t *payload, struct kvt_copy_plane *c)
 {
-        struct kvt_copy_plane made = *c;
-        size_t n;
-
-        if (c->codec != to->codec->id || !(to->codec->flags & CODEC_TRUNCATES) || c->flags || !supports(to, p))
+        if (!plane_shrinks(p, to, max_rel_l2, payload, c))
                 return false;
-        n = to->codec->shrink(to, p, payload, c->bytes, &made.rel_l2, &made.max_abs);
-        if (!n || n >= c->bytes || !(made.rel_l2 <= max_rel_l2))
-                return false;
-        made.bytes = (uint32_t)n;
-        made.hash = hash_bytes(payload, n, p->seed);
-        *c = made;
+        c->hash = hash_bytes(payload, c->bytes, p->seed);
         return true;
 }
