@@ -341,9 +341,11 @@ static bool gear_better(const struct codec_spec *s, struct codec_spec *ret)
 
 static int gear_describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
 {
-        if (n_src < HEADER_BYTES)
+        struct layout l;
+
+        if (open_payload(p, src, n_src, &l))
                 return snprintf(ret, n_ret, "?");
-        return snprintf(ret, n_ret, "bits=%u,rank=%u,outliers=%u", src[0], src[2], src[3] * 1000u / GROUP);
+        return snprintf(ret, n_ret, "bits=%u,rank=%u,outliers=%u", src[0], src[2], (src[3] * 1000u + GROUP / 2) / GROUP);
 }
 
 const struct codec codec_gear = {

@@ -245,7 +245,7 @@ static void test_reaches(void **state)
         struct codec_input in = {.bytes = bytes};
         struct shape p;
         size_t n_zbf;
-        char text[80];
+        uint32_t head[2];
 
         assert_true(shape_make(&p, KVT_ROLE_K, KVT_DTYPE_BF16, 3, 256, 64, 0));
         void *scratch = aligned_alloc(64, (codec_zbf.scratch(&s, &p) + 63) & ~(size_t)63);
@@ -262,9 +262,9 @@ static void test_reaches(void **state)
         free(scratch);
         fill(&p, WIDE, bytes);
         assert_int_not_equal(encode(&p, bytes, &payload), 0);
-        codec_cbf.describe(&p, payload, CBF_HEADER_BYTES, text, sizeof(text));
-        assert_null(strstr(text, "exceptions=0"));
-        assert_non_null(strstr(text, "chunk_rows=384"));
+        memcpy(head, payload, sizeof(head));
+        assert_int_equal(head[0], 384); /* rows a chunk */
+        assert_int_not_equal(head[1], 0); /* exceptions */
         free(payload);
 }
 

@@ -117,7 +117,7 @@ static void test_describe(void **state)
 
         lossy_encode(&x, NULL);
         x.spec.codec->describe(&x.shape, x.payload, x.n, text, sizeof(text));
-        assert_string_equal(text, "low=3,high=8,share=20");
+        assert_string_equal(text, "low=3,high=8,share=20,vgroup=64,params=8");
         lossy_free(&x);
 }
 
