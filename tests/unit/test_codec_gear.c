@@ -42,9 +42,9 @@ static void test_outliers(void **state)
 
         for (size_t i = 0; i < 2 * 64 * 64; i++)
                 values[i] = (i / 64 + i % 64) % 64 == 5 ? 1000 : (i * 7 % 11) % 2 ? 1 : -2;
-        assert_true(error_of("gear:rank=0,outliers=0", values, KVT_ROLE_V) > 1e-3f);
-        assert_true(error_of("gear:rank=0,outliers=16", values, KVT_ROLE_V) < 1e-6f);
-        assert_true(error_of("gear:rank=0,outliers=16", values, KVT_ROLE_K) < 1e-6f);
+        assert_true(error_of("gear:rank=0,outliers=0,params=16", values, KVT_ROLE_V) > 1e-3f);
+        assert_true(error_of("gear:rank=0,outliers=16,params=16", values, KVT_ROLE_V) < 1e-6f);
+        assert_true(error_of("gear:rank=0,outliers=16,params=16", values, KVT_ROLE_K) < 1e-6f);
 }
 
 /* Codes of a group with an extreme pair are coarse: what they leave of a plane of rank one has low rank, too. */
@@ -68,13 +68,12 @@ static void test_hostile(void **state)
 {
         for (unsigned role = 0; role < 2; role++) {
                 struct plane_case c;
-                size_t record;
+                size_t section = 4 + 4 + 70 + 40;
 
                 case_init(&c, "gear:rank=1,outliers=32", role ? KVT_ROLE_V : KVT_ROLE_K, KVT_DTYPE_F16, 2, 70, 20);
                 case_encode(&c);
                 check_lengths(&c);
                 check_damage(&c);
-                record = 4 + 4 + 70 + 40;
                 for (size_t i = 0; i < 4; i++) {
                         uint8_t was = c.payload[i];
 
@@ -82,11 +81,17 @@ static void test_hostile(void **state)
                         assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
                         c.payload[i] = was;
                 }
-                memcpy(c.payload + record, "\xc0\x7f", 2); /* least is NaN */
+                memcpy(c.payload + section + 4, "\x00\x7e", 2); /* the base of leasts is NaN */
                 assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
                 case_encode(&c);
                 if (!role) { /* a group of 64 has outliers here, one of 20 has none */
-                        c.payload[record + 4] = 64;
+                        uint8_t *last = c.payload + c.n_payload - 3;
+
+                        assert_int_equal(c.n_payload, section + 4 + 2 * (6 + 2 * 40 + 70 * 5) + 40 * 2 * 3);
+                        memcpy(last + 1, "\xc0\x7f", 2); /* NaN */
+                        assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
+                        case_encode(&c);
+                        last[0] = 64;
                         assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
                 }
                 case_deinit(&c);
