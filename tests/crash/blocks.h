@@ -2,6 +2,7 @@
 #pragma once
 
 #include "tests/crash/store.h"
+#include "tests/lib/values.h"
 
 enum { SPACE = 1, BYTES = 60000, RECORD_PAGES = 16 /* of such a block, with its header */, ROOT = -1 };
 
@@ -32,10 +33,33 @@ static void on_sync(struct nvme_sync_all *s, int r)
         status = r;
 }
 
+static inline void block_fill(uint32_t b, uint32_t version)
+{
+        if (st.values)
+                values_fill(st.staging->base, BYTES, part_word(b, 0, version));
+        else
+                part_fill(st.staging->base, BYTES, part_word(b, 0, version));
+}
+
+/* What was read is that version, or in a space with a bound within it. */
+static inline bool block_is(uint32_t b, uint32_t version)
+{
+        static uint8_t right[BYTES];
+        uint32_t n = shapes[SPACE].plane_bytes;
+
+        if (!st.values)
+                return part_is(st.staging->base, BYTES, part_word(b, 0, version));
+        values_fill(right, BYTES, part_word(b, 0, version));
+        for (uint32_t i = 0; i < shapes[SPACE].n_planes; i++)
+                if (!(values_error(right + i * n, st.staging->base + i * n, n) <= (double)st.max_rel_l2))
+                        return false;
+        return true;
+}
+
 /* Into memory. parent: a number, or ROOT. A version above 1 replaces. */
 static inline int block_put(uint32_t b, int parent, uint32_t version)
 {
-        part_fill(st.staging->base, BYTES, part_word(b, 0, version));
+        block_fill(b, version);
         put = (struct put){
                 .space = st.s[SPACE], .has_parent = parent != ROOT, .replace = version > 1, .staging = st.staging, .done = on_put};
         list_init(&put.link);
@@ -117,12 +141,12 @@ static inline int block_read(uint32_t b, uint32_t version)
         }
         if (r != 0)
                 return r;
-        memset(st.staging->base, 0, 8);
+        memset(st.staging->base, 0, VALUE_WORD_BYTES);
         get = (struct get){.done = on_get};
         status = 1;
         CHECK_EQ(get_start(&st.e, &get, st.s[SPACE], 0, load.key, st.staging, 0, 0, 3), PUT_PENDING);
         TURN_UNTIL(&st, status != 1);
-        CHECK(status != 0 || part_is(st.staging->base, BYTES, part_word(b, 0, version)));
+        CHECK(status != 0 || block_is(b, version));
         return status;
 }
 

@@ -1,7 +1,9 @@
 /* What test_crash.c remembers of what it put: plain arrays, which share nothing with the store. */
 #pragma once
 
+#include "libclient/codec/codec.h"
 #include "tests/crash/store.h"
+#include "tests/lib/values.h"
 
 enum { BLOCKS = 150, SHARDS = 2, VERSIONS = 60, NO_BLOCK = BLOCKS, OPS = N_SLOTS };
 
@@ -27,6 +29,8 @@ struct op {
         struct get get;
         uint32_t epochs[BLOCKS];
         uint8_t mins[BLOCKS];
+        bool has_header; /* GET: of the copy that is read */
+        float rel_l2[4]; /* in it */
 };
 
 static struct world {
@@ -45,7 +49,7 @@ static struct world {
         int verified; /* its result of the read under way when looking at what is back; 1: not there yet */
 } w;
 
-static uint64_t n_crashes, n_must, n_flushed, n_flushed_back, n_loads, n_durables, n_gone;
+static uint64_t n_crashes, n_must, n_flushed, n_flushed_back, n_loads, n_durables, n_gone, n_lossy /* parts that came back so */;
 
 static bool looking; /* at what is back after a crash */
 static uint32_t served; /* version */
@@ -101,17 +105,48 @@ static void told_gone(struct store *st, struct space *s, uint32_t shard, const u
         }
 }
 
-/* What was read is what was put, and not what had to go before the read began. */
-static void check_content(const void *p, uint32_t b, uint32_t shard, uint32_t min)
+static void fill(void *p, uint32_t b, uint32_t shard, uint32_t version)
 {
-        const struct part_model *m = &w.blocks[b].part[shard];
+        if (w.st.values)
+                values_fill(p, bytes_of(b), part_word(b, shard, version));
+        else
+                part_fill(p, bytes_of(b), part_word(b, shard, version));
+}
 
+/* Each plane is what was put, or as far from it as the copy's header says, within the space's bound. */
+static bool values_are(const struct op *o, const uint8_t *p, uint32_t version)
+{
+        static uint8_t put[SLOT_BYTES];
+        uint32_t space = w.blocks[o->block].space, n = shapes[space].plane_bytes;
+        bool lossy = false;
+
+        fill(put, o->block, o->shard, version);
+        for (uint32_t i = 0; i < shapes[space].n_planes; i++) {
+                double error = values_error(put + i * n, p + i * n, n), said = o->has_header ? (double)o->rel_l2[i] : error;
+                if (!(error <= (double)w.st.max_rel_l2) || fabs(error - said) > 1e-6 + 1e-5 * error)
+                        return false;
+                lossy |= error > 0;
+        }
+        n_lossy += lossy;
+        return true;
+}
+
+/* What was read is what was put, and not what had to go before the read began. */
+static void check_content(const struct op *o, const uint8_t *p)
+{
+        uint32_t b = o->block, shard = o->shard;
+        const struct part_model *m = &w.blocks[b].part[shard];
+        uint64_t word;
+
+        memcpy(&word, p, 8);
+        if (w.st.values)
+                word = values_word(p);
         for (uint32_t v = 1; v <= m->last; v++)
-                if (!memcmp(p, &(uint64_t){part_word(b, shard, v)}, 8)) {
+                if (word == part_word(b, shard, v)) {
                         served = v;
-                        if (!part_is(p, bytes_of(b), part_word(b, shard, v)))
+                        if (!(w.st.values ? values_are(o, p, v) : part_is(p, bytes_of(b), word)))
                                 wrong("what is served was never put so", b, shard);
-                        if (v < min)
+                        if (v < o->min)
                                 wrong("what is served was replaced or dropped for good", b, shard);
                         if (m->failed >> v & 1)
                                 wrong("what is served was refused", b, shard);

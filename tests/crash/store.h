@@ -19,7 +19,11 @@ enum { SEGMENT = 1 << 20, N_SPACES = 4, N_SLOTS = 24, SLOT_BYTES = 256 << 10 };
 static const struct {
         const char *name;
         uint32_t n_shards, n_planes, plane_bytes;
-} shapes[N_SPACES] = {{"small", 1, 1, 4096}, {"planes", 1, 3, 20000}, {"shards", 2, 2, 12000}, {"large", 1, 1, 200 << 10}};
+        uint32_t tokens, heads, dim; /* of the same bytes as f16 values */
+} shapes[N_SPACES] = {{"small", 1, 1, 4096, 32, 1, 64},
+                      {"planes", 1, 3, 20000, 25, 4, 100},
+                      {"shards", 2, 2, 12000, 25, 3, 80},
+                      {"large", 1, 1, 200 << 10, 100, 16, 64}};
 
 struct store {
         struct conf conf;
@@ -30,6 +34,8 @@ struct store {
         struct space *s[N_SPACES];
         struct staging *staging;
         unsigned random;
+        bool values; /* spaces have planes of f16 values, else of opaque bytes */
+        float max_rel_l2; /* their fidelity */
         bool open, crashed;
         void (*on_gone)(struct nvme *n, struct space *s, uint32_t shard, const uint8_t key[16], int why, void *arg); /* the engine's */
         void (*told_gone)(struct store *st, struct space *s, uint32_t shard, const uint8_t key[16], int why);
@@ -85,9 +91,18 @@ static void store_open(struct store *st)
                 const char *why;
                 bool created;
                 for (uint32_t k = 0; k < shapes[i].n_planes; k++)
-                        planes[k] = (kvt_plane){.layer = k, .dtype = KVT_DTYPE_OPAQUE, .heads = 1, .opaque_bytes = shapes[i].plane_bytes};
-                CHECK_EQ(geometry_init(&g, 1, shapes[i].n_shards, planes, shapes[i].n_planes, &why), 0);
-                CHECK_EQ(space_open(&st->e.tenants, st->t, shapes[i].name, NULL, 0, 0, &g, 100, &st->s[i], &created), 0);
+                        planes[k] = st->values ? (kvt_plane){.layer = k,
+                                                             .role = k % 2 ? KVT_ROLE_V : KVT_ROLE_K,
+                                                             .dtype = KVT_DTYPE_F16,
+                                                             .heads = shapes[i].heads,
+                                                             .dim = shapes[i].dim}
+                                               : (kvt_plane){.layer = k,
+                                                             .dtype = KVT_DTYPE_OPAQUE,
+                                                             .heads = 1,
+                                                             .opaque_bytes = shapes[i].plane_bytes};
+                CHECK_EQ(geometry_init(&g, st->values ? shapes[i].tokens : 1, shapes[i].n_shards, planes, shapes[i].n_planes, &why), 0);
+                CHECK_EQ(g.part_bytes, (uint64_t)shapes[i].n_planes * shapes[i].plane_bytes);
+                CHECK_EQ(space_open(&st->e.tenants, st->t, shapes[i].name, NULL, 0, st->max_rel_l2, &g, 100, &st->s[i], &created), 0);
                 geometry_deinit(&g);
                 st->s[i]->n_open++;
         }

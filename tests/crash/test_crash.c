@@ -4,9 +4,12 @@
  *  - a block whose durable put was answered is back, with all before it, byte for byte, unless it was taken out or pushed out since;
  *  - a replaced version is not back after the new one was durable; a dropped block is not back after an answered flush;
  *  - nothing is ever served under a key that was not put there;
+ *  - where records are coded, what comes back is what was put, or, in a space with a bound, within it and as far off as the copy's header says;
  *  - of what was flushed without having been promised, nearly all is back.
  *
  * CRASH_SEED=n runs one seed, CRASHES=n so many crashes (default: as many as fit a few seconds). */
+#include "libclient/codec/copy.h"
+#include "daemon/util/metrics.h"
 #include "tests/crash/model.h"
 
 /* operations */
@@ -57,7 +60,7 @@ static void put_one(uint32_t b, uint32_t shard, bool replace)
         o->block = b;
         o->shard = shard;
         o->version = ++p->last;
-        part_fill(slot_of(o), bytes_of(b), part_word(b, shard, o->version));
+        fill(slot_of(o), b, shard, o->version);
         o->put = (struct put){.space = space_of(b),
                               .shard = shard,
                               .has_parent = w.blocks[b].parent != NO_BLOCK,
@@ -81,7 +84,7 @@ static void on_got(struct engine *e, struct get *g, int r)
         if (w.st.crashed)
                 return;
         if (r == 0) {
-                check_content(slot_of(o), o->block, o->shard, o->min);
+                check_content(o, slot_of(o));
                 n_loads++;
         } else if (r == KVT_E_CORRUPT || (r == KVT_E_IO && !w.hung)) {
                 wrong("a read failed on a disk without faults", o->block, o->shard);
@@ -91,12 +94,30 @@ static void on_got(struct engine *e, struct get *g, int r)
         o->kind = OP_IDLE;
 }
 
+/* The errors that the header of the copy in memory speaks of. */
+static void take_header(struct op *o, const uint8_t key[16])
+{
+        struct space *s = space_of(o->block);
+        uint32_t i = blocks_find(&w.st.e.blocks, s->id, key);
+        struct part *p = i != POOL_NONE ? block_part(block_at(&w.st.e.blocks, i), s, o->shard) : NULL;
+
+        o->has_header = p && p->at.slab;
+        if (!o->has_header)
+                return;
+        const struct slab *slab = host_slab(&w.st.e.host, p->at.slab);
+        static struct copy c;
+        CHECK_OK(copy_look(&s->geometry, s->max_rel_l2, slab_slot_address(slab, p->at.slot), slab->slot_bytes, &c));
+        for (uint32_t k = 0; k < s->geometry.n_planes; k++)
+                o->rel_l2[k] = c.planes[k].rel_l2;
+}
+
 static void start_get(struct op *o)
 {
         uint8_t key[16];
 
         key_make(o->block, key);
-        memset(slot_of(o), 0, 8);
+        memset(slot_of(o), 0, VALUE_WORD_BYTES);
+        take_header(o, key);
         o->kind = OP_GET;
         o->get.done = on_got;
         int r = get_start(&w.st.e, &o->get, space_of(o->block), o->shard, key, w.st.staging, (uint64_t)(slot_of(o) - w.st.staging->base), 0,
@@ -414,13 +435,16 @@ static void look(bool acted)
 static void new_world(unsigned seed)
 {
         static const uint32_t sizes[] = {6, 10, 24, 48};
+        static const char *const ladders[] = {"", "", "codec_nvme=zbf\n", "codec_nvme=kivi:bits=4\n"};
         char more[200];
         unsigned r = seed * 2654435761u;
 
         memset(&w, 0, sizeof w);
         w.seed = seed;
-        snprintf(more, sizeof more, "nvme_admit_hits=%d\n", rand_r(&r) & 1);
+        snprintf(more, sizeof more, "nvme_admit_hits=%d\n%s", rand_r(&r) & 1, ladders[seed % 4]);
         store_init(&w.st, seed, sizes[(unsigned)rand_r(&r) % 4], more);
+        w.st.values = seed % 4 >= 2;
+        w.st.max_rel_l2 = seed % 4 == 3 ? 0.1f : 0;
         w.st.told_gone = told_gone;
         for (uint32_t b = 0; b < BLOCKS; b++) {
                 w.blocks[b].space = any(&w.st, 8) ? any(&w.st, 3) : 3;
@@ -498,13 +522,16 @@ static void test_crashes(void **state)
         do {
                 run_seed(seed++);
         } while (!one && (many ? n_crashes < least : check_now_usec() < until));
-        printf("%llu crashes, seeds up to %u: %llu durable blocks back, %llu of %llu flushed ones; %llu durable puts, %llu reads, %llu "
-               "pushed out\n",
+        printf("%llu crashes, seeds up to %u: %llu durable blocks back, %llu of %llu flushed ones; %llu durable puts, %llu reads, %llu of "
+               "them lossy; %llu pushed out; %llu planes coded, %llu of them lossless for want of better\n",
                (unsigned long long)n_crashes, seed - 1, (unsigned long long)n_must, (unsigned long long)n_flushed_back,
-               (unsigned long long)n_flushed, (unsigned long long)n_durables, (unsigned long long)n_loads, (unsigned long long)n_gone);
+               (unsigned long long)n_flushed, (unsigned long long)n_durables, (unsigned long long)n_loads, (unsigned long long)n_lossy,
+               (unsigned long long)n_gone, (unsigned long long)metrics.c_coded_planes, (unsigned long long)metrics.c_fallback_planes);
         if (!one) {
                 CHECK(n_must > 0 && n_flushed > 0);
                 CHECK(n_flushed_back * 100 >= n_flushed * 95);
+                CHECK(metrics.c_coded_planes > 0 && metrics.c_fallback_planes < metrics.c_coded_planes / 10);
+                CHECK(n_lossy > 0);
         }
 }
 

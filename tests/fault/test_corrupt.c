@@ -1,6 +1,5 @@
 /* Cached bytes that change behind everybody's back: they are never returned, the block goes, and it is counted. */
-#include <fcntl.h>
-
+#include "tests/lib/memory.h"
 #include "tests/lib/pattern.h"
 #include "tests/lib/raw.h"
 
@@ -12,52 +11,10 @@ static uint8_t statuses[N];
 /* Where key's part lies in the daemon's memory, found by its bytes; 0: nowhere. */
 static uint64_t find_part(const struct daemon *d, int mem, const kvt_key *key, int flavour)
 {
-        uint8_t *part = malloc(PART), *bytes;
-        char path[64], line[512];
-        uint64_t found = 0;
+        static uint8_t part[PART];
 
         pattern_fill(part, PART, key, 0, flavour);
-        snprintf(path, sizeof(path), "/proc/%d/maps", d->pid);
-        FILE *f = fopen(path, "re");
-        CHECK(f);
-        while (!found && fgets(line, sizeof(line), f)) {
-                unsigned long long from, to;
-                if (!strstr(line, "kvtier-slab") || sscanf(line, "%llx-%llx", &from, &to) != 2)
-                        continue;
-                size_t n = (size_t)(to - from);
-                bytes = malloc(n);
-                CHECK(bytes && pread(mem, bytes, n, (off_t)from) == (ssize_t)n);
-                for (uint8_t *at = bytes; !found && (at = memmem(at, n - (size_t)(at - bytes), part, PART)); at++) {
-                        const uint8_t *header = at - kvt_payload_offset(KVT_COPY_RAW, PATTERN_PLANES, PART);
-                        static const uint64_t nobody;
-                        if (memcmp(header, &nobody, sizeof(nobody))) /* generation 0: a copy that was, its slot is free */
-                                found = from + (uint64_t)(at - bytes);
-                }
-                free(bytes);
-        }
-        fclose(f);
-        free(part);
-        return found;
-}
-
-static int open_memory(const struct daemon *d)
-{
-        char path[64];
-
-        snprintf(path, sizeof(path), "/proc/%d/mem", d->pid);
-        int mem = open(path, O_RDWR | O_CLOEXEC);
-        if (mem < 0)
-                check_skip("may not write to the daemon's memory (ptrace is restricted here)");
-        return mem;
-}
-
-static void flip(int mem, uint64_t at)
-{
-        uint8_t x;
-
-        CHECK(pread(mem, &x, 1, (off_t)at) == 1);
-        x ^= 0x10;
-        CHECK(pwrite(mem, &x, 1, (off_t)at) == 1);
+        return memory_find_copy(d, mem, part, PART, kvt_payload_offset(KVT_COPY_RAW, PATTERN_PLANES, PART));
 }
 
 struct scene {
@@ -70,7 +27,7 @@ struct scene {
 static void scene_init(struct scene *x, uint32_t flags)
 {
         DAEMON_START(&x->d);
-        x->mem = open_memory(&x->d);
+        x->mem = memory_open(&x->d);
         x->c = pattern_open(&x->d, flags);
         PATTERN_SPACE(&x->sp, x->c, .part_bytes = PART);
         pattern_keys(1, 0, N, keys);
@@ -93,7 +50,7 @@ static void one_bit(uint32_t flags, size_t offset)
         scene_init(&x, flags);
         uint64_t at = find_part(&x.d, x.mem, &keys[5], 0);
         CHECK(at);
-        flip(x.mem, at + offset);
+        memory_flip(x.mem, at + offset);
         CHECK_OK(pattern_get(&x.sp, keys, N, 0, statuses)); /* looks at every byte that came with status 0 */
         for (int i = 0; i < N; i++)
                 if (i == 5)
@@ -134,7 +91,7 @@ static void test_a_mapping_is_verified_on_request(void **state)
 
         scene_init(&x, 0);
         CHECK_OK(kvt_map(x.sp.s, keys, N, m, statuses));
-        flip(x.mem, find_part(&x.d, x.mem, &keys[2], 0) + 100);
+        memory_flip(x.mem, find_part(&x.d, x.mem, &keys[2], 0) + 100);
         for (int i = 0; i < N; i++)
                 CHECK_IS(kvt_verify(x.sp.s, &m[i]), i == 2 ? KVT_E_CORRUPT : 0);
         CHECK_OK(kvt_unmap(x.sp.s, m, N, NULL));
@@ -153,11 +110,11 @@ static void test_header_bytes_under_a_mapping(void **state)
         CHECK_OK(kvt_map(x.sp.s, keys, N, m, statuses));
         uint64_t at = find_part(&x.d, x.mem, &keys[2], 0) - kvt_payload_offset(KVT_COPY_RAW, PATTERN_PLANES, PART);
         for (size_t i = sizeof(uint64_t); i < sizeof(struct kvt_copy_header); i++) { /* behind the generation */
-                flip(x.mem, at + i);
+                memory_flip(x.mem, at + i);
                 CHECK_IS(kvt_verify(x.sp.s, &m[2]), KVT_E_CORRUPT);
                 CHECK_IS(kvt_mapped_plane(x.sp.s, &m[2], 0, &copy), KVT_E_CORRUPT);
                 CHECK_IS(kvt_decode(x.sp.s, &m[2], 1, part), KVT_E_CORRUPT);
-                flip(x.mem, at + i);
+                memory_flip(x.mem, at + i);
         }
         CHECK_OK(kvt_verify(x.sp.s, &m[2]));
         CHECK_OK(kvt_unmap(x.sp.s, m, N, NULL));
@@ -175,7 +132,7 @@ static void test_header_bytes(void **state)
                 for (uint32_t i = 0; i < sizeof(struct kvt_copy_header) + 8 * PATTERN_PLANES; i++) {
                         uint64_t at = find_part(&x.d, x.mem, &keys[N - 1], 0);
                         CHECK(at);
-                        flip(x.mem, at - n_header + i);
+                        memory_flip(x.mem, at - n_header + i);
                         CHECK_OK(pattern_get(&x.sp, keys, N, 0, statuses));
                         CHECK_EQ(pattern_count(statuses, N - 1, 0), N - 1);
                         if (i < 8) /* the generation: that the daemon believes itself, and a reader takes for a copy that is gone */
@@ -211,7 +168,7 @@ static void test_a_client_that_cries_corrupt(void **state)
         WAIT_FOR(daemon_audit(&x.d).n_xfers == 0, 2000);
         CHECK_EQ(pattern_match(&x.sp, keys, N), N);
         CHECK_EQ(daemon_counter(&x.d, "corrupt"), 0);
-        flip(x.mem, find_part(&x.d, x.mem, &keys[3], 0));
+        memory_flip(x.mem, find_part(&x.d, x.mem, &keys[3], 0));
         CHECK_OK(raw_status(&r, KVT_MSG_DROP, &q));
         WAIT_FOR(pattern_match(&x.sp, keys, N) == 3, 2000);
         CHECK_EQ(daemon_counter(&x.d, "corrupt"), 1);
