@@ -1,5 +1,6 @@
 /* See plane.h. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "libclient/codec/hash.h"
@@ -357,6 +358,22 @@ bool plane_encode(const struct shape *p, const struct plane_request *q, const vo
         }
         *ret = (struct kvt_copy_plane){.hash = hash_copy(dst, src, p->n_bytes, p->seed), .bytes = (uint32_t)p->n_bytes, .codec = CODEC_RAW};
         return q->spec->codec->id == CODEC_RAW;
+}
+
+char *plane_describe(const struct shape *p, const struct kvt_copy_plane *c, const void *payload, char ret[CODEC_SPEC_MAX])
+{
+        const struct codec *codec = codec_find(c->codec);
+        struct codec_spec s = codec_spec_default(codec);
+        char text[CODEC_SPEC_MAX];
+        const char *why;
+        struct parts x;
+        int n = snprintf(text, sizeof(text), "%s:", codec->name), more = 0;
+
+        if (codec->describe && supports(&s, p) && !take_apart(p, c, payload, &x))
+                more = codec->describe(p, payload, x.n_codec, text + n, sizeof(text) - (size_t)n);
+        if (more <= 0 || n + more >= (int)sizeof(text) || codec_spec_parse(text, (size_t)(n + more), &s, &why))
+                s = codec_spec_default(codec);
+        return codec_spec_format(&s, ret);
 }
 
 bool plane_shrinks(const struct shape *p, const struct codec_spec *to, float max_rel_l2, const uint8_t *payload, struct kvt_copy_plane *c)

@@ -40,6 +40,8 @@ int plane_decode(const struct shape *p, const struct kvt_copy_plane *c, const vo
 /* Rows of a head as the codec's decode_rows(). KVT_E_UNSUPPORTED: the codec has no row access. */
 int plane_decode_rows(const struct shape *p, const struct kvt_copy_plane *c, const void *src, uint32_t head, const uint32_t *tokens,
                       size_t n, void *dst, void *scratch);
+/* The spec of a plane, as far as its payload knows it, as codec_spec_format() has it; what is no payload: the codec's name. The codec is known. Returns ret. */
+char *plane_describe(const struct shape *p, const struct kvt_copy_plane *c, const void *payload, char ret[CODEC_SPEC_MAX]);
 /* Whether plane_shrink() would; ret gets the bytes and errors it would have. */
 bool plane_shrinks(const struct shape *p, const struct codec_spec *to, float max_rel_l2, const uint8_t *payload, struct kvt_copy_plane *c);
 /* Makes the plane at payload one of spec `to` by truncation, in place, if that makes it smaller and stays within max_rel_l2. False: it does not. */
