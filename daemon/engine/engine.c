@@ -516,11 +516,15 @@ static const char *audit_slabs(struct engine *e, struct audit *a)
 
 void engine_audit(struct engine *e, struct audit *ret)
 {
-        uint64_t pins = 0, leases = 0, in_tenants = 0;
+        uint64_t pins = 0, leases = 0, in_tenants = 0, n_dying = 0;
 
         *ret = (struct audit){};
         for (uint32_t i = 1; i <= e->blocks.pool.n_touched; i++) {
                 struct block *k = block_at(&e->blocks, i);
+                bool waits = k->n_fills || k->n_demotes; /* never what is free */
+                if (waits && !e->xfers.n_used)
+                        ret->error = "a block waits for transfers, and there are none";
+                n_dying += k->state == BLOCK_DYING && waits;
                 if (k->state != BLOCK_FILLING && k->state != BLOCK_RESIDENT)
                         continue;
                 struct space *s = space_at(&e->tenants, k->space);
@@ -539,6 +543,8 @@ void engine_audit(struct engine *e, struct audit *ret)
         }
         if (error)
                 ret->error = error;
+        else if (ret->n_blocks + n_dying != e->blocks.pool.n_used)
+                ret->error = "a dying block waits for nothing";
         else if (in_tenants != ret->n_blocks)
                 ret->error = "the tenants' blocks do not add up";
         else if (leases != ret->n_pins)
