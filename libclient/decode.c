@@ -68,7 +68,7 @@ int kvt_decode(kvt_space *s, const kvt_mapping *m, size_t i_plane, void *dst)
         struct shape shape = shape_of(&s->geometry, i_plane);
         size_t n_scratch = 0;
         void *scratch = NULL;
-        bool same = hash_bytes(data, c->bytes, i_plane) == c->hash;
+        bool same = hash_bytes(data, c->bytes, kvt_plane_seed(c, (uint32_t)i_plane)) == c->hash;
 
         if (same && !scratch_grow(&scratch, &n_scratch, plane_decode_scratch(&shape, c)))
                 return KVT_E_NO_MEMORY;
@@ -109,7 +109,7 @@ int kvt_verify(kvt_space *s, const kvt_mapping *m)
         int r = look(s, m, 0, &p, &data);
 
         for (uint32_t i = 0; !r && i <= s->geometry.n_planes && same; data += p.planes[i++].bytes)
-                same = hash_bytes(data, p.planes[i].bytes, i) == p.planes[i].hash;
+                same = hash_bytes(data, p.planes[i].bytes, kvt_plane_seed(&p.planes[i], i)) == p.planes[i].hash;
         if (r)
                 return r;
         if (!mapping_intact(m))

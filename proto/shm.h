@@ -13,12 +13,13 @@
 
 #include <assert.h>
 #include <stdint.h>
+#include <string.h>
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "kvtier's shared layouts are little endian");
 
 /* One plane of a copy; its payload stands behind that of the plane before. Also in records on disk, see kvtier-format(7). */
 struct kvt_copy_plane {
-        uint64_t hash; /* XXH3-64 of its payload bytes, seeded with the number of the plane */
+        uint64_t hash; /* XXH3-64 of its payload bytes, seeded with kvt_plane_seed() */
         uint32_t bytes; /* of its payload */
         float rel_l2, max_abs; /* measured error against the bytes that were put; 0: lossless */
         uint8_t codec; /* id in libclient/codec; 0 is raw */
@@ -26,6 +27,17 @@ struct kvt_copy_plane {
         uint16_t zero;
 };
 static_assert(sizeof(struct kvt_copy_plane) == 24, "layout");
+
+/* So that the hash of a payload is also over what says how to read it: the number of the plane, for raw ones that alone, in the low 16 bits; the codec in
+ * the next 8, flags in 8; above, rel_l2's bits xor those of max_abs, whose halves change places. */
+static inline uint64_t kvt_plane_seed(const struct kvt_copy_plane *c, uint32_t i_plane)
+{
+        uint32_t rel, max;
+
+        memcpy(&rel, &c->rel_l2, sizeof(rel));
+        memcpy(&max, &c->max_abs, sizeof(max));
+        return i_plane | (uint64_t)c->codec << 16 | (uint64_t)c->flags << 24 | (uint64_t)(rel ^ (max << 16 | max >> 16)) << 32;
+}
 
 /* At the start of a slot. Behind it, KVT_COPY_RAW: a hash a plane, XXH3-64 of its payload bytes, seeded with its number; all planes are raw, and the payload is
  * their canonical bytes. KVT_COPY_PLANES: an entry a plane, and one more for the hints that came with the put (libclient/codec/part.h), raw, 0 bytes if there were

@@ -38,7 +38,7 @@ static int move_payload(const struct geometry *g, const struct kvt_copy_plane *p
 {
         for (uint32_t i = 0; i <= g->n_planes; i++) {
                 uint32_t n = planes[i].bytes;
-                if (hash_copy(to, from, n, i) != planes[i].hash)
+                if (hash_copy(to, from, n, kvt_plane_seed(&planes[i], i)) != planes[i].hash)
                         return KVT_E_CORRUPT;
                 from += n;
                 to += n;
@@ -91,12 +91,12 @@ static int planes_to_staging(struct xfer *x, const struct kvt_copy_plane *planes
         for (uint32_t i = x->first_plane; i < x->end_plane; i++, payload += planes[i - 1].bytes) {
                 uint32_t n = part_raw_bytes(g, i);
                 if (planes[i].codec == CODEC_RAW) {
-                        hash = hash_copy(to, payload, n, i);
+                        hash = hash_copy(to, payload, n, kvt_plane_seed(&planes[i], i));
                 } else {
                         struct shape p = shape_of(g, i);
                         if (!scratch && !(scratch = scratch_new(part_decode_scratch(g, planes))))
                                 return KVT_E_NO_MEMORY;
-                        hash = hash_bytes(payload, planes[i].bytes, i);
+                        hash = hash_bytes(payload, planes[i].bytes, kvt_plane_seed(&planes[i], i));
                         if (hash == planes[i].hash && plane_decode(&p, &planes[i], payload, NULL, to, scratch) != 0)
                                 return KVT_E_CORRUPT;
                 }
@@ -122,7 +122,7 @@ static int work_verify(struct xfer *x)
         int r = work_look(x->space, x->slab, x->slot, &c);
 
         for (uint32_t i = 0; r == 0 && i <= x->space->geometry.n_planes; c.payload += c.planes[i++].bytes)
-                if (hash_bytes(c.payload, c.planes[i].bytes, i) != c.planes[i].hash)
+                if (hash_bytes(c.payload, c.planes[i].bytes, kvt_plane_seed(&c.planes[i], i)) != c.planes[i].hash)
                         r = KVT_E_CORRUPT;
         return r;
 }

@@ -232,7 +232,7 @@ int part_recode(const struct geometry *g, const struct codec_pair *to, float max
         struct recode_counts counts = {0};
         struct hints hints;
 
-        if (hash_bytes(hint_bytes, h->bytes, g->n_planes) != h->hash || hints_decode(g, hint_bytes, h->bytes, &hints))
+        if (hash_bytes(hint_bytes, h->bytes, kvt_plane_seed(h, g->n_planes)) != h->hash || hints_decode(g, hint_bytes, h->bytes, &hints))
                 return KVT_E_CORRUPT;
         const float *scores = widen_scores(g, &hints, scratch);
         for (uint32_t i = 0; i < g->n_planes; payload += planes[i].bytes, out += ret[i].bytes, i++) {
@@ -243,13 +243,13 @@ int part_recode(const struct geometry *g, const struct codec_pair *to, float max
 
                 if (way == KEEP || way == SHRINK) {
                         ret[i] = planes[i];
-                        if (hash_copy(out, payload, planes[i].bytes, i) != planes[i].hash)
+                        if (hash_copy(out, payload, planes[i].bytes, kvt_plane_seed(&planes[i], i)) != planes[i].hash)
                                 return KVT_E_CORRUPT;
                         if (way == SHRINK)
                                 counts.n_coded += plane_shrink(&p, s, max_rel_l2, out, &ret[i]);
                         continue;
                 }
-                if (hash_bytes(payload, planes[i].bytes, i) != planes[i].hash)
+                if (hash_bytes(payload, planes[i].bytes, kvt_plane_seed(&planes[i], i)) != planes[i].hash)
                         return KVT_E_CORRUPT;
                 if (way == DECODE) {
                         if (plane_decode(&p, &planes[i], payload, NULL, out, work))

@@ -343,7 +343,7 @@ bool plane_encode(const struct shape *p, const struct plane_request *q, const vo
                                 n_exact = take_in(p, q, src, &w);
                         widened = true;
                         if (encode_lossy(p, q, &s, src, dst, &w, n_exact, ret)) {
-                                ret->hash = hash_bytes(dst, ret->bytes, p->seed);
+                                ret->hash = hash_bytes(dst, ret->bytes, kvt_plane_seed(ret, p->seed));
                                 return codec_spec_equal(&s, q->spec);
                         }
                         continue;
@@ -353,7 +353,8 @@ bool plane_encode(const struct shape *p, const struct plane_request *q, const vo
                 n = s.codec->encode(&s, p, &in, dst, w.codec);
                 if (!n || n >= p->n_bytes)
                         continue;
-                *ret = (struct kvt_copy_plane){.hash = hash_bytes(dst, n, p->seed), .bytes = (uint32_t)n, .codec = s.codec->id};
+                *ret = (struct kvt_copy_plane){.bytes = (uint32_t)n, .codec = s.codec->id};
+                ret->hash = hash_bytes(dst, n, kvt_plane_seed(ret, p->seed));
                 return codec_spec_equal(&s, q->spec);
         }
         *ret = (struct kvt_copy_plane){.hash = hash_copy(dst, src, p->n_bytes, p->seed), .bytes = (uint32_t)p->n_bytes, .codec = CODEC_RAW};
@@ -395,6 +396,6 @@ bool plane_shrink(const struct shape *p, const struct codec_spec *to, float max_
 {
         if (!plane_shrinks(p, to, max_rel_l2, payload, c))
                 return false;
-        c->hash = hash_bytes(payload, c->bytes, p->seed);
+        c->hash = hash_bytes(payload, c->bytes, kvt_plane_seed(c, p->seed));
         return true;
 }

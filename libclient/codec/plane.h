@@ -27,7 +27,7 @@ struct plane_request {
 /* Room that plane_encode() may need at dst, and at scratch (64-byte aligned), with these specs or what they give way to. */
 size_t plane_bound(const struct shape *p, const struct codec_spec *s);
 size_t plane_encode_scratch(const struct shape *p, const struct codec_spec *s);
-/* Encodes src (canonical bytes, which must not change meanwhile). Fills ret: codec, flags, bytes, hash (seeded with p->seed), errors. Returns whether it is under
+/* Encodes src (canonical bytes, which must not change meanwhile). Fills ret: codec, flags, bytes, hash, errors; p->seed is the plane's number. Returns whether it is under
  * the spec that was asked for; false: it fell back. */
 bool plane_encode(const struct shape *p, const struct plane_request *q, const void *src, uint8_t *dst, void *scratch,
                   struct kvt_copy_plane *ret);

@@ -145,9 +145,7 @@ static void header_bytes(const char *ladder, float max_rel_l2, uint32_t flags, u
                                 CHECK_IS(s.verify, KVT_E_CORRUPT);
                                 CHECK(!s.decode || is_lost(s.decode));
                                 CHECK(!s.get || is_lost(s.get));
-                        } else if (error && max_rel_l2 > 0) { /* of lossy values: no checksum is over it, and nothing is decoded by it */
-                                CHECK(s.get == s.verify && s.get == s.decode && (!s.get || is_lost(s.get)));
-                        } else if ((!is_lost(s.verify) && !all_bits) || !is_lost(s.get)) {
+                        } else if (!is_lost(s.verify) || !is_lost(s.get)) {
                                 check_failed(__FILE__, __LINE__, "bit %u of byte %u of the header: verify says %s, decode %s, get %s", bit,
                                              i, kvt_error_name(s.verify), kvt_error_name(s.decode), kvt_error_name(s.get));
                         }
@@ -212,7 +210,7 @@ static void test_payload_of_a_lossy_copy(void **state)
         payload_bytes("--codec_hot=kivi:bits=4", 0.1f, 0);
 }
 
-/* Checksums are over payloads; a header that names another codec passes them. All the same nobody is served by it for ever, nor kept from putting it anew. */
+/* A header that names another codec: nobody is served by it, and nobody is kept from putting the block anew. */
 static void codec_bytes(uint32_t flags)
 {
         struct scene x;

@@ -77,7 +77,7 @@ static void block_seal(struct kvt_copy_header *h)
         h->payload_bytes = (uint32_t)n;
         at = kvt_payload_offset(KVT_COPY_PLANES, N_PLANES, n);
         for (uint32_t p = 0; p <= N_PLANES && at + planes[p].bytes <= SLOT_BYTES; at += planes[p++].bytes)
-                planes[p].hash = hash_bytes((uint8_t *)h + at, planes[p].bytes, p);
+                planes[p].hash = hash_bytes((uint8_t *)h + at, planes[p].bytes, kvt_plane_seed(&planes[p], p));
 }
 
 /* Each fourth block is coded without loss, each fourth is lossy. */

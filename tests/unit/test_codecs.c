@@ -336,7 +336,7 @@ static void check_copy(const struct shape *p, const struct given *g, const struc
         int r;
 
         EXPECT(codec && (codec == now->codec || codec->id == CODEC_ZBF || codec->id == CODEC_RAW));
-        EXPECT(c->hash == hash_bytes(payload->p, payload->n, p->seed) && !c->zero);
+        EXPECT(c->hash == hash_bytes(payload->p, payload->n, kvt_plane_seed(c, p->seed)) && !c->zero);
         scratch = room_new(plane_decode_scratch(p, c), 0);
         EXPECT(plane_decode(p, c, payload->p, g->base, got.p, scratch.p) == 0);
         if (codec->flags & CODEC_LOSSLESS)
