@@ -5,21 +5,13 @@
 #include "libclient/codec/hash.h"
 #include "libclient/decode.h"
 
-int mapped_planes(const kvt_space *s, const kvt_mapping *m, struct mapped_planes *ret)
+int mapped_copy(const kvt_space *s, const kvt_mapping *m, struct copy *ret)
 {
-        const struct kvt_copy_header *h = mapping_header(m);
         const struct slab_map *slab = mapping_slab(m);
-        uint32_t n = __atomic_load_n(&h->payload_bytes, __ATOMIC_RELAXED);
+        const uint8_t *at = (const uint8_t *)mapping_header(m);
+        int r = copy_look(&s->geometry, s->max_rel_l2, at, (uint64_t)(slab->base + slab->bytes - at), ret);
 
-        memcpy(ret->planes, h->planes, (s->geometry.n_planes + 1) * sizeof(ret->planes[0]));
-        if (!mapping_intact(m))
-                return KVT_E_LEASE_LOST;
-        /* Intact: it should be what was checked when it was mapped. But it is not our memory, and what follows reads where the planes say. */
-        if (n > (size_t)(slab->base + slab->bytes - (const uint8_t *)m->data) ||
-            !part_check(&s->geometry, ret->planes, s->geometry.n_planes + 1, n, s->max_rel_l2) ||
-            part_offset(ret->planes, s->geometry.n_planes) > m->bytes)
-                return KVT_E_CORRUPT;
-        return 0;
+        return !mapping_intact(m) ? KVT_E_LEASE_LOST : r || ret->payload != m->data ? KVT_E_CORRUPT : 0;
 }
 
 void *scratch_grow(void **p, size_t *n_p, size_t n)
@@ -34,7 +26,7 @@ void *scratch_grow(void **p, size_t *n_p, size_t n)
 }
 
 /* The planes, and where the payload of i_plane lies. */
-static int look(kvt_space *s, const kvt_mapping *m, size_t i_plane, struct mapped_planes *ret, const uint8_t **ret_data)
+static int look(kvt_space *s, const kvt_mapping *m, size_t i_plane, struct copy *ret, const uint8_t **ret_data)
 {
         int r = s ? conn_check(s->c) : KVT_E_BAD_REQUEST;
 
@@ -42,15 +34,15 @@ static int look(kvt_space *s, const kvt_mapping *m, size_t i_plane, struct mappe
                 return r;
         if (!m || !m->data || i_plane >= s->geometry.n_planes)
                 return KVT_E_BAD_REQUEST;
-        r = mapped_planes(s, m, ret);
+        r = mapped_copy(s, m, ret);
         if (!r)
-                *ret_data = (const uint8_t *)m->data + part_offset(ret->planes, (uint32_t)i_plane);
+                *ret_data = ret->payload + part_offset(ret->planes, (uint32_t)i_plane);
         return r;
 }
 
 int kvt_mapped_plane(kvt_space *s, const kvt_mapping *m, size_t i_plane, kvt_plane_copy *ret)
 {
-        struct mapped_planes p;
+        struct copy p;
         const uint8_t *data;
         int r = ret ? look(s, m, i_plane, &p, &data) : KVT_E_BAD_REQUEST;
 
@@ -66,7 +58,7 @@ int kvt_mapped_plane(kvt_space *s, const kvt_mapping *m, size_t i_plane, kvt_pla
 
 int kvt_decode(kvt_space *s, const kvt_mapping *m, size_t i_plane, void *dst)
 {
-        struct mapped_planes p;
+        struct copy p;
         const uint8_t *data;
         int r = dst ? look(s, m, i_plane, &p, &data) : KVT_E_BAD_REQUEST;
 
@@ -76,7 +68,7 @@ int kvt_decode(kvt_space *s, const kvt_mapping *m, size_t i_plane, void *dst)
         struct shape shape = shape_of(&s->geometry, i_plane);
         size_t n_scratch = 0;
         void *scratch = NULL;
-        bool same = hash_bytes(data, c->bytes, i_plane) == c->hash;
+        bool same = hash_bytes(data, c->bytes, kvt_plane_seed(c, (uint32_t)i_plane)) == c->hash;
 
         if (same && !scratch_grow(&scratch, &n_scratch, plane_decode_scratch(&shape, c)))
                 return KVT_E_NO_MEMORY;
@@ -87,7 +79,7 @@ int kvt_decode(kvt_space *s, const kvt_mapping *m, size_t i_plane, void *dst)
 
 int kvt_decode_rows(kvt_space *s, const kvt_mapping *m, size_t i_plane, uint32_t head, const uint32_t *tokens, size_t n, void *dst)
 {
-        struct mapped_planes p;
+        struct copy p;
         const uint8_t *data;
         int r = dst && tokens ? look(s, m, i_plane, &p, &data) : KVT_E_BAD_REQUEST;
 
@@ -111,13 +103,13 @@ int kvt_decode_rows(kvt_space *s, const kvt_mapping *m, size_t i_plane, uint32_t
 
 int kvt_verify(kvt_space *s, const kvt_mapping *m)
 {
-        struct mapped_planes p;
+        struct copy p;
         const uint8_t *data;
         bool same = true;
         int r = look(s, m, 0, &p, &data);
 
         for (uint32_t i = 0; !r && i <= s->geometry.n_planes && same; data += p.planes[i++].bytes)
-                same = hash_bytes(data, p.planes[i].bytes, i) == p.planes[i].hash;
+                same = hash_bytes(data, p.planes[i].bytes, kvt_plane_seed(&p.planes[i], i)) == p.planes[i].hash;
         if (r)
                 return r;
         if (!mapping_intact(m))

@@ -263,7 +263,7 @@ static int decode_plane(const kvt_op *op, const struct kvt_copy_plane *c, const 
 
         if (!work)
                 return KVT_E_NO_MEMORY;
-        if (hash_bytes(src, c->bytes, i_plane) != c->hash || plane_decode(&p, c, src, NULL, dst ? dst : work + n_decode, work))
+        if (hash_bytes(src, c->bytes, kvt_plane_seed(c, i_plane)) != c->hash || plane_decode(&p, c, src, NULL, dst ? dst : work + n_decode, work))
                 return KVT_E_CORRUPT;
         if (!dst)
                 view_scatter_plane(g, op->view, i_plane, i_block, min_token, work + n_decode);
@@ -292,8 +292,8 @@ static uint8_t copy_mapped(const kvt_op *op, const kvt_mapping *m, uint32_t posi
         const struct geometry *g = &op->s->geometry;
         size_t i_block = op->first_block + position, end = (i_block + 1) * g->block_tokens;
         const uint8_t *src = m->data;
-        struct mapped_planes p;
-        int r = mapped_planes(op->s, m, &p);
+        struct copy p;
+        int r = mapped_copy(op->s, m, &p);
 
         for (uint32_t i = 0; i < g->n_planes && !r; src += p.planes[i++].bytes) {
                 size_t min_token = view_min_token(&g->planes[i], op->window_end);

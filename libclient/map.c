@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "libclient/codec/part.h"
+#include "libclient/codec/copy.h"
 #include "libclient/map.h"
 #include "libclient/wire.h"
 
@@ -23,31 +23,29 @@ static bool mapping_gone(const struct kvt_copy_header *h, uint64_t generation)
 static int map_resolve(kvt *c, const struct request *q, const struct kvt_map_entry *e, uint64_t deadline_usec, kvt_mapping *ret)
 {
         const struct geometry *g = q->geometry;
-        uint64_t header_bytes = sizeof(struct kvt_copy_header) + (g->n_planes + 1ull) * sizeof(struct kvt_copy_plane);
         struct slab_map *m = slab_find(c, e->slab);
         const struct kvt_copy_header *h;
+        struct copy copy;
         bool raw;
 
         if (!m)
                 return KVT_E_CORRUPT;
         if (!m->base)
                 return KVT_E_NO_MEMORY;
-        if (e->offset % 8 || e->offset > m->bytes || m->bytes - e->offset < header_bytes || !e->generation)
+        if (e->offset % 8 || e->offset > m->bytes || m->bytes - e->offset < sizeof(*h) || !e->generation)
                 return KVT_E_CORRUPT;
         h = (const struct kvt_copy_header *)(const void *)(m->base + e->offset);
         if (__atomic_load_n(&h->generation, __ATOMIC_ACQUIRE) != e->generation)
                 return KVT_E_LEASE_LOST;
-        if (h->layout != KVT_COPY_LAYOUT || h->payload_at != kvt_payload_offset(g->n_planes + 1, h->payload_bytes) ||
-            m->bytes - e->offset < (uint64_t)h->payload_at + h->payload_bytes || h->zero ||
-            !part_check(g, h->planes, h->n_planes, h->payload_bytes, q->max_rel_l2) || h->max_rel_l2 != part_max_rel_l2(g, h->planes))
+        if (copy_look(g, q->max_rel_l2, h, m->bytes - e->offset, &copy))
                 return mapping_gone(h, e->generation) ? KVT_E_LEASE_LOST : KVT_E_CORRUPT;
-        raw = part_is_raw(g, h->planes);
+        raw = part_is_raw(g, copy.planes);
         if (!raw && q->raw_only)
                 return KVT_E_CODED;
         slab_ref(m);
         *ret = (kvt_mapping){
-                .data = m->base + e->offset + h->payload_at,
-                .bytes = (size_t)(raw ? g->part_bytes : h->payload_bytes),
+                .data = copy.payload,
+                .bytes = (size_t)(raw ? g->part_bytes : copy.bytes),
                 .deadline_usec = deadline_usec,
                 .priv = {
                         [PRIV_SLAB] = (uintptr_t)m, [PRIV_OFFSET] = e->offset, [PRIV_GENERATION] = e->generation, [PRIV_LEASE] = e->lease}};

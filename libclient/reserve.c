@@ -17,7 +17,7 @@ struct reservation {
         struct staging *staging;
         uint64_t offset, bytes;
         uint64_t boot;
-        bool durable;
+        bool durable, hints;
         bool taken; /* by the commit that is being packed: a ticket given twice counts once */
         uint32_t next_free; /* index + 1 */
 };
@@ -144,6 +144,7 @@ static int begin_on_reply(kvt *c, struct request *q, int error, const uint8_t *b
                         e->bytes = q->bytes;
                         e->boot = c->boot;
                         e->durable = op->op_flags & KVT_PUT_DURABLE;
+                        e->hints = op->op_flags & KVT_PUT_HINTS;
                         ticket->data = q->staging->base + offsets[i];
                         ticket->priv[PRIV_INDEX] = (uint64_t)(e - c->reservations);
                         ticket->priv[PRIV_SERIAL] = e->serial;
@@ -159,7 +160,8 @@ static int begin_on_reply(kvt *c, struct request *q, int error, const uint8_t *b
 static int begin_send(kvt_op *op)
 {
         kvt *c = op->c;
-        uint64_t stride = staging_stride(op->s->geometry.part_bytes + hints_max(&op->s->geometry)), *offsets;
+        const struct geometry *g = &op->s->geometry;
+        uint64_t stride = staging_stride(g->part_bytes + (op->op_flags & KVT_PUT_HINTS ? hints_max(g) : 0)), *offsets;
         size_t left = op->n_keys - op->i_next, n_most = left < KVT_KEYS_MAX ? left : KVT_KEYS_MAX;
         struct staging *staging = c->staging;
         struct request *q;
@@ -190,6 +192,8 @@ static int begin_send(kvt_op *op)
         p = wire_bytes(p, FIELD_PUT_KEYS, op->keys + op->i_next, n * sizeof(kvt_key));
         p = wire_uint(p, FIELD_BEGIN_REPLACE, !!(op->op_flags & KVT_PUT_REPLACE));
         p = wire_uint(p, FIELD_BEGIN_DURABLE, !!(op->op_flags & KVT_PUT_DURABLE));
+        if (op->op_flags & KVT_PUT_HINTS)
+                p = wire_uint(p, FIELD_BEGIN_HINTS, 1);
         r = request_send(c, q, (size_t)(p - tx_body(c)));
         if (r) {
                 for (uint32_t i = 0; i < n; i++)
@@ -251,7 +255,7 @@ static int reserve_op(kvt_space *s, const kvt_key *parent, const kvt_key *keys, 
 
         if (r)
                 return r;
-        if (!n_keys || n_keys > UINT32_MAX || !keys || !ret || flags & ~put_flags)
+        if (!n_keys || n_keys > UINT32_MAX || !keys || !ret || flags & ~(put_flags | KVT_PUT_HINTS))
                 return KVT_E_BAD_REQUEST;
         op = op_new(s->c, s);
         if (!op)
@@ -345,6 +349,12 @@ static int commit_send(kvt_op *op)
                 if (e && e->taken) {
                         if (op->statuses)
                                 op->statuses[i] = KVT_E_UNKNOWN_RESERVATION;
+                        continue;
+                }
+                if (e && op->hints && !e->hints) {
+                        if (op->statuses)
+                                op->statuses[i] = KVT_E_BAD_REQUEST;
+                        reservation_abort(c, e);
                         continue;
                 }
                 if (e && reservation_is_current(c, e)) {

@@ -40,43 +40,22 @@ static int make_room(struct trial *t, size_t payload, size_t scratch)
         return t->payload_bytes < payload || t->scratch_bytes < scratch ? KVT_E_NO_MEMORY : 0;
 }
 
-/* Whether a plane that was encoded with no bound is what the spec says and within the bound. */
-static bool as_asked(const struct shape *p, const struct plane_request *q, const struct kvt_copy_plane *c)
-{
-        const struct codec_spec *s = q->spec;
-
-        return c->codec == s->codec->id && (!s->codec->supports || s->codec->supports(s, p)) &&
-               (s->codec->flags & CODEC_LOSSLESS || c->rel_l2 <= q->max_rel_l2);
-}
-
-static uint64_t encode(struct trial *t, const struct shape *p, const struct plane_request *q, const void *src, struct kvt_copy_plane *ret)
-{
-        uint64_t start = now_nsec();
-
-        plane_encode(p, q, src, t->payload, t->scratch, ret);
-        return now_nsec() - start;
-}
-
 int trial_run(struct trial *t, const struct shape *p, const struct plane_request *q, const void *src, void *dst, struct trial_plane *ret)
 {
         unsigned n_repeats = t->n_repeats ? t->n_repeats : 1;
-        struct plane_request unbound = *q;
-        uint64_t nsec;
         int r = make_room(t, plane_bound(p, q->spec), plane_encode_scratch(p, q->spec));
 
-        if (r)
-                return r;
-        unbound.max_rel_l2 = INFINITY;
-        *ret = (struct trial_plane){.decode_nsec = UINT64_MAX};
-        ret->encode_nsec = encode(t, p, &unbound, src, &ret->copy);
-        ret->fell_back = !as_asked(p, q, &ret->copy);
-        for (unsigned i = ret->fell_back ? 0 : 1; i < n_repeats; i++) {
-                nsec = encode(t, p, q, src, &ret->copy);
-                ret->encode_nsec = i == 0 || nsec < ret->encode_nsec ? nsec : ret->encode_nsec;
-        }
-        r = make_room(t, 0, plane_decode_scratch(p, &ret->copy));
+        *ret = (struct trial_plane){.encode_nsec = UINT64_MAX, .decode_nsec = UINT64_MAX};
         for (unsigned i = 0; i < n_repeats && !r; i++) {
-                uint64_t start = now_nsec();
+                uint64_t start = now_nsec(), nsec;
+
+                ret->fell_back = !plane_encode(p, q, src, t->payload, t->scratch, &ret->copy);
+                nsec = now_nsec() - start;
+                ret->encode_nsec = nsec < ret->encode_nsec ? nsec : ret->encode_nsec;
+        }
+        r = r ? r : make_room(t, 0, plane_decode_scratch(p, &ret->copy));
+        for (unsigned i = 0; i < n_repeats && !r; i++) {
+                uint64_t start = now_nsec(), nsec;
 
                 r = plane_decode(p, &ret->copy, t->payload, q->base, dst, t->scratch);
                 nsec = now_nsec() - start;
@@ -96,7 +75,6 @@ void trial_add(struct trial_sums *sums, const struct shape *p, const void *src, 
         sums->n_bytes += x->copy.bytes;
         sums->encode_nsec += x->encode_nsec;
         sums->decode_nsec += x->decode_nsec;
-        sums->n_of[x->copy.codec]++;
         for (size_t i = 0, n; i < p->n_values; i += n) {
                 n = p->n_values - i < TILE ? p->n_values - i : TILE;
                 kernels()->widen(a, (const uint8_t *)src + i * p->elem_bytes, n, p->dtype);
@@ -117,8 +95,6 @@ void trial_sums_add(struct trial_sums *sums, const struct trial_sums *more)
         sums->n_bytes += more->n_bytes;
         sums->encode_nsec += more->encode_nsec;
         sums->decode_nsec += more->decode_nsec;
-        for (size_t i = 0; i < CODEC_N_IDS; i++)
-                sums->n_of[i] += more->n_of[i];
         sums->error.diff += more->error.diff;
         sums->error.norm += more->error.norm;
         if (more->error.max_abs > sums->error.max_abs)

@@ -26,7 +26,6 @@ struct trial_plane {
 
 struct trial_sums {
         uint64_t n_planes, n_fell_back, n_values, n_raw_bytes, n_bytes, encode_nsec, decode_nsec;
-        uint64_t n_of[CODEC_N_IDS]; /* planes by the codec they ended up with */
         struct error_sums error;
 };
 

@@ -13,12 +13,13 @@
 
 #include <assert.h>
 #include <stdint.h>
+#include <string.h>
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "kvtier's shared layouts are little endian");
 
 /* One plane of a copy; its payload stands behind that of the plane before. Also in records on disk, see kvtier-format(7). */
 struct kvt_copy_plane {
-        uint64_t hash; /* XXH3-64 of its payload bytes, seeded with the number of the plane */
+        uint64_t hash; /* XXH3-64 of its payload bytes, seeded with kvt_plane_seed() */
         uint32_t bytes; /* of its payload */
         float rel_l2, max_abs; /* measured error against the bytes that were put; 0: lossless */
         uint8_t codec; /* id in libclient/codec; 0 is raw */
@@ -27,27 +28,47 @@ struct kvt_copy_plane {
 };
 static_assert(sizeof(struct kvt_copy_plane) == 24, "layout");
 
-/* At the start of a slot. The payload, at payload_at, is that of planes[0], planes[1], ... back to back; the last entry, number n_planes - 1, is no plane but
- * the hints that came with the put (libclient/codec/part.h), raw, 0 bytes if there were none. */
+/* So that the hash of a payload is also over what says how to read it: the number of the plane, for raw ones that alone, in the low 16 bits; the codec in
+ * the next 8, flags in 8; above, rel_l2's bits xor those of max_abs, whose halves change places. */
+static inline uint64_t kvt_plane_seed(const struct kvt_copy_plane *c, uint32_t i_plane)
+{
+        uint32_t rel, max;
+
+        memcpy(&rel, &c->rel_l2, sizeof(rel));
+        memcpy(&max, &c->max_abs, sizeof(max));
+        return i_plane | (uint64_t)c->codec << 16 | (uint64_t)c->flags << 24 | (uint64_t)(rel ^ (max << 16 | max >> 16)) << 32;
+}
+
+/* At the start of a slot. Behind it, KVT_COPY_RAW: a hash a plane, XXH3-64 of its payload bytes, seeded with its number; all planes are raw, and the payload is
+ * their canonical bytes. KVT_COPY_PLANES: an entry a plane, and one more for the hints that came with the put (libclient/codec/part.h), raw, 0 bytes if there were
+ * none. The payload, at kvt_payload_offset(), is that of all entries, back to back. */
 struct kvt_copy_header {
         uint64_t generation; /* atomic; 0: free or being written */
         uint32_t payload_bytes;
-        uint16_t n_planes; /* the space's and one */
+        uint16_t n_planes; /* the space's */
         uint8_t zero;
-        uint8_t layout; /* KVT_COPY_LAYOUT */
-        uint32_t payload_at; /* in the slot: kvt_payload_offset() */
-        float max_rel_l2; /* the planes' largest */
-        struct kvt_copy_plane planes[];
+        uint8_t layout; /* KVT_COPY_* */
 };
-static_assert(sizeof(struct kvt_copy_header) == 24, "layout");
+static_assert(sizeof(struct kvt_copy_header) == 16, "layout");
 
-enum { KVT_COPY_LAYOUT = 2 };
+enum { KVT_COPY_RAW = 1, KVT_COPY_PLANES = 2 };
+
+static inline uint64_t *kvt_copy_hashes(struct kvt_copy_header *h)
+{
+        return (uint64_t *)(void *)(h + 1);
+}
+static inline struct kvt_copy_plane *kvt_copy_planes(struct kvt_copy_header *h)
+{
+        return (struct kvt_copy_plane *)(void *)(h + 1);
+}
 
 /* Where the payload starts in a slot: large payloads on a page, so that devices can read them where they lie. */
-static inline uint32_t kvt_payload_offset(uint32_t n_planes, uint64_t payload_bytes)
+static inline uint32_t kvt_payload_offset(uint8_t layout, uint32_t n_planes, uint64_t payload_bytes)
 {
         uint64_t align = payload_bytes >= 65536 ? 4096 : payload_bytes >= 4096 ? 64 : 8;
-        return (uint32_t)((sizeof(struct kvt_copy_header) + sizeof(struct kvt_copy_plane) * n_planes + align - 1) / align * align);
+        uint64_t header = sizeof(struct kvt_copy_header) +
+                          (layout == KVT_COPY_RAW ? 8ull * n_planes : sizeof(struct kvt_copy_plane) * (n_planes + 1ull));
+        return (uint32_t)((header + align - 1) / align * align);
 }
 
 /* MapReply.entries: one per key, in the order asked. */

@@ -4,7 +4,6 @@
 #include "daemon/engine/get.h"
 #include "daemon/engine/recode.h"
 #include "daemon/engine/work.h"
-#include "libclient/codec/part.h"
 #include "daemon/policy/evict.h"
 #include "daemon/util/log.h"
 #include "daemon/util/metrics.h"
@@ -85,16 +84,12 @@ static void demote_filled(struct job *j)
 }
 
 /* Room for the record, of whose payload the length is known now, and the worker that fills it. */
-static int demote_place(struct engine *e, struct xfer *x)
+static int demote_place(struct engine *e, struct xfer *x, const struct kvt_copy_plane *planes, uint64_t stored_bytes)
 {
-        const struct kvt_copy_header *h = slab_header(x->slab, x->slot); /* not checked: the worker looks whether it is as is said here */
-        const struct kvt_copy_plane *planes = x->coded ? x->coded->planes : h->planes;
-        float most = part_max_rel_l2(&x->space->geometry, planes);
-
-        x->write.stored_bytes = x->coded ? x->coded->bytes : MIN(h->payload_bytes, x->slab->slot_bytes);
-        x->write.n_page_hashes = (uint32_t)format_pages(x->write.stored_bytes);
+        x->write.stored_bytes = stored_bytes;
+        x->write.n_page_hashes = (uint32_t)format_pages(stored_bytes);
         x->write.codec = planes[0].codec;
-        x->write.max_rel_l2 = most >= 0 && most <= 1 ? most : 0;
+        x->write.max_rel_l2 = part_max_rel_l2(&x->space->geometry, planes);
         int r = nvme_write_begin(&e->nvme, &x->write);
         if (r != 0)
                 return r;
@@ -111,7 +106,7 @@ static void place_some(struct engine *e)
         while (!list_empty(&e->coded)) {
                 struct xfer *x = list_first(&e->coded, struct xfer, job.link);
                 list_remove(&x->job.link);
-                int r = x->write.is_void ? KVT_E_CANCELLED : demote_place(e, x);
+                int r = x->write.is_void ? KVT_E_CANCELLED : demote_place(e, x, x->coded->planes, x->coded->bytes);
                 if (r == KVT_E_AGAIN && !e->nvme.stopping) {
                         list_append(e->coded.next, &x->job.link); /* first again */
                         return;
@@ -164,6 +159,7 @@ int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, b
                 return KVT_E_QUOTA;
         if (budget_left(&e->budget, e->now_usec) < bytes)
                 return KVT_E_BUDGET;
+        struct copy c;
         struct xfer *x = xfer_new(e, XFER_DEMOTE, s, NULL, p->at);
         if (!x)
                 return KVT_E_AGAIN;
@@ -187,18 +183,21 @@ int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, b
         x->done = demote_done;
         x->job.background = !durable;
         x->to = s->ladder.rungs[LADDER_NVME];
-        x->codes = work_would_change(s, slab_header(x->slab, x->slot), x->slab->slot_bytes, &x->to);
-        int r = !x->codes                                                                    ? 0
-                : !nvme_writable(&e->nvme)                                                   ? KVT_E_NO_DEVICE
-                : e->coding_bytes && e->coding_bytes + s->geometry.part_bytes > CODING_BYTES ? KVT_E_AGAIN
-                                                                                             : 0;
+        int r = work_look(s, x->slab, x->slot, &c);
+        x->codes = r == 0 && work_would_change(s, &c, &x->to);
+        if (r == KVT_E_CORRUPT)
+                get_verify(e, s, k->key); /* takes it out */
+        else if (x->codes && !nvme_writable(&e->nvme))
+                r = KVT_E_NO_DEVICE;
+        else if (x->codes && e->coding_bytes && e->coding_bytes + s->geometry.part_bytes > CODING_BYTES)
+                r = KVT_E_AGAIN;
         if (r != 0) {
                 xfer_free(e, x);
                 return r;
         }
         engine_pin(e, s, i, p->at);
         if (!x->codes) {
-                r = demote_place(e, x);
+                r = demote_place(e, x, c.planes, c.bytes);
                 if (r != 0) {
                         engine_unpin(e, p->at, s->tenant);
                         xfer_free(e, x);

@@ -7,7 +7,6 @@
 #include "daemon/engine/work.h"
 #include "daemon/policy/evict.h"
 #include "daemon/util/metrics.h"
-#include "libclient/codec/part.h"
 
 enum {
         LOADS_MAX = 256, /* under way at once */
@@ -148,11 +147,18 @@ static int load_plan(struct engine *e, struct xfer *x)
 
         if (!work_record_fits(h, x))
                 return KVT_E_CORRUPT;
-        x->decodes = !part_is_raw(&x->space->geometry, planes) && hot->k.codec->id == CODEC_RAW && hot->v.codec->id == CODEC_RAW &&
-                     part_is_lossless(&x->space->geometry, planes);
-        if (x->decodes || space_slot_bytes(x->space, h->stored_bytes) >= x->slab->slot_bytes ||
-            e->host.tier.ops->reserve(&e->host.tier, x->space, h->stored_bytes, &at) != 0)
+        const struct geometry *g = &x->space->geometry;
+        x->decodes =
+                !part_is_raw(g, planes) && hot->k.codec->id == CODEC_RAW && hot->v.codec->id == CODEC_RAW && part_is_lossless(g, planes);
+        uint64_t hint_bytes = planes[g->n_planes].bytes;
+        uint64_t bytes = x->decodes ? copy_bytes(g, !hint_bytes, g->part_bytes + hint_bytes)
+                                    : copy_bytes(g, copy_is_raw(g, planes), h->stored_bytes);
+        bool fits = bytes <= x->slab->slot_bytes;
+        if (fits && slab_class_bytes(bytes) >= x->slab->slot_bytes)
                 return 0;
+        int r = fits ? e->host.tier.ops->reserve(&e->host.tier, x->space, bytes, &at) : reclaim_reserve(e, x->space, bytes, &at);
+        if (r != 0)
+                return fits ? 0 : r;
         e->host.tier.ops->abandon(&e->host.tier, x->space, x->at);
         x->at = at;
         x->slab = host_slab(&e->host, at.slab);
@@ -233,7 +239,7 @@ static int begin(struct engine *e, struct space *s, uint32_t shard, const uint8_
                 return KVT_E_AGAIN;
         /* memory first: a block at the end of a chain may need thousands of stubs, and whoever is refused is refused again and again */
         s->n_open++;
-        int r = reclaim_reserve(e, s, &at);
+        int r = reclaim_reserve_raw(e, s, &at);
         if (r != 0) {
                 s->n_open--;
                 return r == KVT_E_AGAIN ? KVT_E_AGAIN_LEASED : r; /* nothing here will end that: the caller is told */

@@ -7,6 +7,7 @@
 #include "daemon/engine/reclaim.h"
 #include "daemon/policy/evict.h"
 #include "daemon/util/metrics.h"
+#include "libclient/codec/copy.h"
 
 static void drop_reservation(struct engine *e, struct put *p)
 {
@@ -215,8 +216,13 @@ int put_start(struct engine *e, struct put *p)
         evict_forget(&e->blocks, p->space->tenant, i);
         at = p->reserved;
         p->reserved = (struct location){};
+        uint64_t bytes = copy_bytes(&p->space->geometry, !p->hint_bytes, p->space->geometry.part_bytes + p->hint_bytes);
+        if (at.slab && host_slab(&e->host, at.slab)->slot_bytes < bytes) { /* it was reserved without knowing of hints */
+                e->host.tier.ops->abandon(&e->host.tier, p->space, at);
+                at = (struct location){};
+        }
         if (!at.slab)
-                r = reclaim_reserve(e, p->space, &at);
+                r = reclaim_reserve(e, p->space, bytes, &at);
         if (r == 0 && k->state == BLOCK_DYING)
                 r = KVT_E_AGAIN; /* making room took its parent */
         if (r == 0 && !(x = xfer_new(e, XFER_PUT, p->space, p->staging, at)))

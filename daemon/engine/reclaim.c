@@ -1,7 +1,7 @@
 #include "daemon/engine/reclaim.h"
 #include "daemon/policy/evict.h"
 #include "daemon/policy/quota.h"
-#include "libclient/codec/part.h"
+#include "libclient/codec/copy.h"
 
 enum {
         MAX_STEPS = 4096, /* evictions for one reservation */
@@ -185,23 +185,27 @@ static int make_room(struct engine *e, struct tenant *t, uint64_t slot_bytes, in
         return other != 0 && t->lru_cold != POOL_NONE ? reclaim_within(e, t, slot_bytes, r) : other;
 }
 
-int reclaim_reserve(struct engine *e, struct space *s, struct location *ret)
+int reclaim_reserve(struct engine *e, struct space *s, uint64_t bytes, struct location *ret)
 {
-        uint64_t payload_bytes = s->geometry.part_bytes + hints_max(&s->geometry);
+        uint64_t slot_bytes = slab_class_bytes(bytes);
         int r = KVT_E_AGAIN;
 
         for (int n = 0; n < MAX_STEPS; n++) {
-                r = e->host.tier.ops->reserve(&e->host.tier, s, payload_bytes, ret);
+                r = e->host.tier.ops->reserve(&e->host.tier, s, bytes, ret);
                 if (r == 0)
                         return 0;
                 if (r == KVT_E_NO_MEMORY && n) /* the system has none: emptying the cache for it will not do */
                         return r;
-                int made =
-                        r == KVT_E_NO_MEMORY ? reclaim_within(e, s->tenant, s->slot_bytes, r) : make_room(e, s->tenant, s->slot_bytes, r);
+                int made = r == KVT_E_NO_MEMORY ? reclaim_within(e, s->tenant, slot_bytes, r) : make_room(e, s->tenant, slot_bytes, r);
                 if (made != 0)
                         return made;
         }
         return r;
+}
+
+int reclaim_reserve_raw(struct engine *e, struct space *s, struct location *ret)
+{
+        return reclaim_reserve(e, s, copy_bytes(&s->geometry, true, s->geometry.part_bytes), ret);
 }
 
 int reclaim_charge(struct engine *e, struct tenant *t, uint64_t bytes)

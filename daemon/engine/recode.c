@@ -83,7 +83,7 @@ static void recode_coded(struct job *j)
         struct engine *e = x->engine;
         struct space *s = x->space;
         struct block *k = block_at(&e->blocks, x->block);
-        uint64_t slot_bytes;
+        uint64_t bytes;
 
         x->owner = XFER_LOOP;
         if (x->result != 0 || k->state != BLOCK_RESIDENT) {
@@ -91,9 +91,9 @@ static void recode_coded(struct job *j)
                 return;
         }
         recode_count(x);
-        slot_bytes = space_slot_bytes(s, x->coded->bytes);
-        int r = slot_bytes < x->slab->slot_bytes || x->rung == LADDER_HOT
-                        ? e->host.tier.ops->reserve(&e->host.tier, s, x->coded->bytes, &x->to_at)
+        bytes = copy_bytes(&s->geometry, copy_is_raw(&s->geometry, x->coded->planes), x->coded->bytes);
+        int r = slab_class_bytes(bytes) < x->slab->slot_bytes || x->rung == LADDER_HOT
+                        ? e->host.tier.ops->reserve(&e->host.tier, s, bytes, &x->to_at)
                         : KVT_E_TOO_LARGE;
         if (r != 0) {
                 metrics.c_recode_no_room += r != KVT_E_TOO_LARGE;
@@ -112,12 +112,13 @@ static int recode_part(struct engine *e, struct space *s, uint32_t i, uint32_t s
         struct block *k = block_at(&e->blocks, i);
         struct part *p = block_part(k, s, shard);
         struct slab *slab;
+        struct copy c;
         struct xfer *x;
 
         if (!p->at.slab || p->xfer != POOL_NONE)
                 return 0;
         slab = host_slab(&e->host, p->at.slab);
-        if (slab->failed || !work_would_change(s, slab_header(slab, p->at.slot), slab->slot_bytes, &s->ladder.rungs[rung]))
+        if (slab->failed || work_look(s, slab, p->at.slot, &c) != 0 || !work_would_change(s, &c, &s->ladder.rungs[rung]))
                 return 0;
         if (e->n_recoding == RECODES_MAX || (e->n_recoding && e->recoding_bytes + s->geometry.part_bytes > RECODE_BYTES) ||
             !(x = xfer_new(e, XFER_RECODE, s, NULL, p->at)))
@@ -220,11 +221,8 @@ void recode_count(const struct xfer *x)
 {
         const struct geometry *g = &x->space->geometry;
 
-        for (uint32_t i = 0; i < g->n_planes; i++) {
-                const struct codec *asked = codec_pair_for(&x->to, g->planes[i].role)->codec;
-                metrics.c_coded_planes++;
-                metrics.c_fallback_planes += x->coded->planes[i].codec != asked->id;
-        }
+        metrics.c_coded_planes += x->coded->counts.n_coded;
+        metrics.c_fallback_planes += x->coded->counts.n_fell_back;
         metrics.c_coded_bytes += g->part_bytes;
         metrics.c_coded_stored_bytes += x->coded->bytes;
 }

@@ -5,14 +5,6 @@
 #include "daemon/engine/work.h"
 #include "daemon/util/metrics.h"
 #include "libclient/codec/hash.h"
-#include "libclient/codec/part.h"
-
-/* a copy, wherever it lies */
-struct copy {
-        const struct kvt_copy_plane *planes;
-        const uint8_t *payload;
-        uint64_t bytes;
-};
 
 struct coded *coded_free(struct coded *c)
 {
@@ -25,59 +17,45 @@ static void *scratch_new(size_t n)
         return aligned_alloc(64, align_up(MAX(n, 64u), 64));
 }
 
-static bool header_ok(const struct space *s, const struct kvt_copy_header *h, uint64_t slot_bytes)
+int work_look(const struct space *s, const struct slab *slab, uint32_t slot, struct copy *ret)
 {
-        const struct geometry *g = &s->geometry;
-
-        return h->layout == KVT_COPY_LAYOUT && !h->zero && h->n_planes == g->n_planes + 1 && h->payload_bytes <= slot_bytes &&
-               h->payload_at == kvt_payload_offset(h->n_planes, h->payload_bytes) && h->payload_at <= slot_bytes - h->payload_bytes &&
-               part_check(g, h->planes, h->n_planes, h->payload_bytes, s->max_rel_l2) && h->max_rel_l2 == part_max_rel_l2(g, h->planes);
+        return copy_look(&s->geometry, s->max_rel_l2, slab_slot_address(slab, slot), slab->slot_bytes, ret);
 }
 
-/* The copy in the transfer's slot. */
-static int slot_copy(const struct xfer *x, struct location at, const struct slab *slab, struct copy *ret)
+/* Makes the slot one that is being written. NULL: no memory. */
+static uint8_t *slot_open(struct slab *slab, uint32_t slot, const struct geometry *g, bool raw, uint64_t payload_bytes)
 {
-        const struct kvt_copy_header *h = slab_header(slab, at.slot);
+        uint64_t bytes = copy_bytes(g, raw, payload_bytes);
 
-        if (!header_ok(x->space, h, slab->slot_bytes))
-                return KVT_E_CORRUPT;
-        *ret = (struct copy){h->planes, (const uint8_t *)h + h->payload_at, h->payload_bytes};
-        return 0;
-}
-
-/* Makes the slot one that is being written, for so much payload: NULL: no memory. */
-static struct kvt_copy_header *slot_open(struct slab *slab, uint32_t slot, const struct space *s, uint64_t payload_bytes)
-{
-        struct kvt_copy_header *h = slab_header(slab, slot);
-        uint32_t n_planes = s->geometry.n_planes + 1, at = kvt_payload_offset(n_planes, payload_bytes);
-
-        ASSERT(at + payload_bytes <= slab->slot_bytes);
-        if (slab_populate(slab, (uint64_t)slot * slab->slot_bytes, at + payload_bytes) < 0)
+        ASSERT(bytes <= slab->slot_bytes);
+        if (slab_populate(slab, (uint64_t)slot * slab->slot_bytes, bytes) < 0)
                 return NULL;
-        __atomic_store_n(&h->generation, 0, __ATOMIC_RELAXED);
-        __atomic_thread_fence(__ATOMIC_RELEASE);
-        h->payload_bytes = (uint32_t)payload_bytes;
-        h->n_planes = (uint16_t)n_planes;
-        h->zero = 0;
-        h->layout = KVT_COPY_LAYOUT;
-        h->payload_at = at;
-        return h;
+        return copy_open(g, slab_slot_address(slab, slot), raw, payload_bytes);
 }
 
 /* Copies all payloads, the hints too, and checks their hashes. */
-static int move_payload(const struct geometry *g, const struct copy *from, struct kvt_copy_plane *planes, uint8_t *to)
+static int move_payload(const struct geometry *g, const struct kvt_copy_plane *planes, const uint8_t *from, uint8_t *to)
 {
-        const uint8_t *src = from->payload;
-
         for (uint32_t i = 0; i <= g->n_planes; i++) {
-                uint32_t n = from->planes[i].bytes;
-                if (hash_copy(to, src, n, i) != from->planes[i].hash)
+                uint32_t n = planes[i].bytes;
+                if (hash_copy(to, from, n, kvt_plane_seed(&planes[i], i)) != planes[i].hash)
                         return KVT_E_CORRUPT;
-                src += n;
+                from += n;
                 to += n;
         }
-        memcpy(planes, from->planes, (g->n_planes + 1) * sizeof *planes);
         return 0;
+}
+
+/* A whole copy -> slot, as it is. */
+static int move_to_slot(struct slab *slab, uint32_t slot, const struct geometry *g, const struct kvt_copy_plane *planes,
+                        const uint8_t *payload, uint64_t payload_bytes)
+{
+        uint8_t *to = slot_open(slab, slot, g, copy_is_raw(g, planes), payload_bytes);
+
+        if (!to)
+                return KVT_E_NO_MEMORY;
+        copy_seal(g, slab_slot_address(slab, slot), planes);
+        return move_payload(g, planes, payload, to);
 }
 
 /* staging -> slot, hashing what lies in the slot. The client may scribble meanwhile: it then stored what it wrote, and no more. */
@@ -85,20 +63,21 @@ static int work_put(struct xfer *x)
 {
         const struct geometry *g = &x->space->geometry;
         const uint8_t *from = x->staging->base + x->offset;
-        struct kvt_copy_header *h = slot_open(x->slab, x->slot, x->space, g->part_bytes + x->hint_bytes);
+        struct kvt_copy_plane planes[KVT_PLANES_MAX + 1];
+        uint8_t *to = slot_open(x->slab, x->slot, g, !x->hint_bytes, g->part_bytes + x->hint_bytes);
         struct hints hints;
 
-        if (!h)
+        if (!to)
                 return KVT_E_NO_MEMORY;
-        uint8_t *to = (uint8_t *)h + h->payload_at, *hints_at = to + g->part_bytes;
         for (uint32_t i = 0; i < g->n_planes; i++) {
                 uint32_t n = part_raw_bytes(g, i);
-                h->planes[i] = (struct kvt_copy_plane){.hash = hash_copy(to + g->offsets[i], from + g->offsets[i], n, i), .bytes = n};
+                planes[i] = (struct kvt_copy_plane){.hash = hash_copy(to + g->offsets[i], from + g->offsets[i], n, i), .bytes = n};
         }
-        memcpy(hints_at, from + g->part_bytes, x->hint_bytes);
-        h->planes[g->n_planes] = (struct kvt_copy_plane){.hash = hash_bytes(hints_at, x->hint_bytes, g->n_planes), .bytes = x->hint_bytes};
-        h->max_rel_l2 = 0;
-        return hints_decode(g, hints_at, x->hint_bytes, &hints);
+        to += g->part_bytes;
+        memcpy(to, from + g->part_bytes, x->hint_bytes);
+        planes[g->n_planes] = (struct kvt_copy_plane){.hash = hash_bytes(to, x->hint_bytes, g->n_planes), .bytes = x->hint_bytes};
+        copy_seal(g, slab_slot_address(x->slab, x->slot), planes);
+        return hints_decode(g, to, x->hint_bytes, &hints);
 }
 
 /* Some planes of a copy -> staging, as they were put. payload starts with the first of them. */
@@ -112,12 +91,12 @@ static int planes_to_staging(struct xfer *x, const struct kvt_copy_plane *planes
         for (uint32_t i = x->first_plane; i < x->end_plane; i++, payload += planes[i - 1].bytes) {
                 uint32_t n = part_raw_bytes(g, i);
                 if (planes[i].codec == CODEC_RAW) {
-                        hash = hash_copy(to, payload, n, i);
+                        hash = hash_copy(to, payload, n, kvt_plane_seed(&planes[i], i));
                 } else {
                         struct shape p = shape_of(g, i);
                         if (!scratch && !(scratch = scratch_new(part_decode_scratch(g, planes))))
                                 return KVT_E_NO_MEMORY;
-                        hash = hash_bytes(payload, planes[i].bytes, i);
+                        hash = hash_bytes(payload, planes[i].bytes, kvt_plane_seed(&planes[i], i));
                         if (hash == planes[i].hash && plane_decode(&p, &planes[i], payload, NULL, to, scratch) != 0)
                                 return KVT_E_CORRUPT;
                 }
@@ -132,7 +111,7 @@ static int planes_to_staging(struct xfer *x, const struct kvt_copy_plane *planes
 static int work_get(struct xfer *x)
 {
         struct copy c;
-        int r = slot_copy(x, x->at, x->slab, &c);
+        int r = work_look(x->space, x->slab, x->slot, &c);
 
         return r != 0 ? r : planes_to_staging(x, c.planes, c.payload + part_offset(c.planes, x->first_plane));
 }
@@ -140,17 +119,12 @@ static int work_get(struct xfer *x)
 static int work_verify(struct xfer *x)
 {
         struct copy c;
-        int r = slot_copy(x, x->at, x->slab, &c);
+        int r = work_look(x->space, x->slab, x->slot, &c);
 
         for (uint32_t i = 0; r == 0 && i <= x->space->geometry.n_planes; c.payload += c.planes[i++].bytes)
-                if (hash_bytes(c.payload, c.planes[i].bytes, i) != c.planes[i].hash)
+                if (hash_bytes(c.payload, c.planes[i].bytes, kvt_plane_seed(&c.planes[i], i)) != c.planes[i].hash)
                         r = KVT_E_CORRUPT;
         return r;
-}
-
-bool work_would_change(const struct space *s, const struct kvt_copy_header *h, uint64_t slot_bytes, const struct codec_pair *to)
-{
-        return header_ok(s, h, slot_bytes) && part_needs_work(&s->geometry, to, h->planes);
 }
 
 /* slot -> x->coded, under x->to. */
@@ -159,7 +133,7 @@ static int work_code(struct xfer *x)
         const struct geometry *g = &x->space->geometry;
         size_t n_planes = align_up((g->n_planes + 1) * sizeof(struct kvt_copy_plane), 64);
         struct copy c;
-        int r = slot_copy(x, x->at, x->slab, &c);
+        int r = work_look(x->space, x->slab, x->slot, &c);
 
         if (r != 0)
                 return r;
@@ -171,7 +145,8 @@ static int work_code(struct xfer *x)
                 return KVT_E_NO_MEMORY;
         }
         *made = (struct coded){.planes = (void *)((uint8_t *)made + 64), .payload = (uint8_t *)made + 64 + n_planes};
-        r = part_recode(g, &x->to, x->space->max_rel_l2, c.planes, c.payload, made->payload, scratch, made->planes, &made->bytes);
+        r = part_recode(g, &x->to, x->space->max_rel_l2, c.planes, c.payload, made->payload, scratch, made->planes, &made->bytes,
+                        &made->counts);
         if (r != 0) {
                 free(made);
                 return r;
@@ -180,40 +155,37 @@ static int work_code(struct xfer *x)
         return 0;
 }
 
-/* x->coded -> slot */
-static int work_place(struct xfer *x)
-{
-        struct copy from = {x->coded->planes, x->coded->payload, x->coded->bytes};
-        struct kvt_copy_header *h = slot_open(x->to_slab, x->to_at.slot, x->space, from.bytes);
-
-        if (!h)
-                return KVT_E_NO_MEMORY;
-        h->max_rel_l2 = part_max_rel_l2(&x->space->geometry, from.planes);
-        return move_payload(&x->space->geometry, &from, h->planes, (uint8_t *)h + h->payload_at);
-}
-
 /* slot, or x->coded -> record */
 static int work_write(struct xfer *x)
 {
+        const struct geometry *g = &x->space->geometry;
         struct record_header *to = x->write.header;
-        uint8_t *payload = record_payload(to);
-        struct copy c = {};
-        int r = 0;
+        uint8_t *to_payload = record_payload(to);
+        const struct kvt_copy_plane *planes;
+        const uint8_t *payload;
+        uint64_t bytes;
+        struct copy c;
 
-        if (x->coded)
-                c = (struct copy){x->coded->planes, x->coded->payload, x->coded->bytes};
-        else
-                r = slot_copy(x, x->at, x->slab, &c);
-        if (r != 0 || c.bytes != to->stored_bytes)
-                return KVT_E_CORRUPT;
-        r = move_payload(&x->space->geometry, &c, record_planes(to), payload);
+        if (x->coded) {
+                planes = x->coded->planes;
+                payload = x->coded->payload;
+                bytes = x->coded->bytes;
+        } else {
+                if (work_look(x->space, x->slab, x->slot, &c) != 0)
+                        return KVT_E_CORRUPT;
+                planes = c.planes;
+                payload = c.payload;
+                bytes = c.bytes;
+        }
+        if (bytes != to->stored_bytes || to->codec != planes[0].codec || to->max_rel_l2 != part_max_rel_l2(g, planes))
+                return KVT_E_CORRUPT; /* it changed since room was made for it */
+        int r = move_payload(g, planes, payload, to_payload);
         if (r != 0)
                 return r;
-        if (to->codec != c.planes[0].codec || to->max_rel_l2 != part_max_rel_l2(&x->space->geometry, c.planes))
-                return KVT_E_CORRUPT; /* it changed since it was looked at */
-        memset(payload + c.bytes, 0, (uint64_t)(to->n_pages - to->header_pages) * FORMAT_PAGE_BYTES - c.bytes);
+        memcpy(record_planes(to), planes, (g->n_planes + 1) * sizeof *planes);
+        memset(to_payload + bytes, 0, (uint64_t)(to->n_pages - to->header_pages) * FORMAT_PAGE_BYTES - bytes);
         for (uint32_t i = 0; i < to->n_page_hashes; i++)
-                record_page_hashes(to)[i] = record_page_hash(payload + (uint64_t)i * FORMAT_PAGE_BYTES, i);
+                record_page_hashes(to)[i] = record_page_hash(to_payload + (uint64_t)i * FORMAT_PAGE_BYTES, i);
         return 0;
 }
 
@@ -232,20 +204,24 @@ static int work_load(struct xfer *x)
         static const struct codec_pair to = {.k = {.codec = &codec_raw}, .v = {.codec = &codec_raw}};
         const struct geometry *g = &x->space->geometry;
         struct record_header *from = x->read.header;
-        struct copy c = {record_planes(from), x->read.payload, from->stored_bytes};
-        _cleanup_(freep) void *scratch = NULL;
-        uint64_t bytes = x->decodes ? x->space->geometry.part_bytes + c.planes[g->n_planes].bytes : c.bytes;
+        const struct kvt_copy_plane *planes = record_planes(from);
+        struct kvt_copy_plane made[KVT_PLANES_MAX + 1];
+        uint64_t hint_bytes, bytes;
+        struct recode_counts counts;
 
         if (!work_record_fits(from, x))
                 return KVT_E_CORRUPT;
-        struct kvt_copy_header *h = slot_open(x->slab, x->slot, x->space, bytes);
-        if (!h || (x->decodes && !(scratch = scratch_new(part_recode_scratch(g, &to, c.planes)))))
-                return KVT_E_NO_MEMORY;
-        h->max_rel_l2 = part_max_rel_l2(g, c.planes);
+        hint_bytes = planes[g->n_planes].bytes;
         if (!x->decodes)
-                return move_payload(g, &c, h->planes, (uint8_t *)h + h->payload_at);
-        int r = part_recode(g, &to, 0, c.planes, c.payload, (uint8_t *)h + h->payload_at, scratch, h->planes, &bytes);
-        return r == 0 && bytes != h->payload_bytes ? KVT_E_CORRUPT : r;
+                return move_to_slot(x->slab, x->slot, g, planes, x->read.payload, from->stored_bytes);
+        _cleanup_(freep) void *scratch = scratch_new(part_recode_scratch(g, &to, planes));
+        uint8_t *payload = scratch ? slot_open(x->slab, x->slot, g, !hint_bytes, g->part_bytes + hint_bytes) : NULL;
+        if (!payload)
+                return KVT_E_NO_MEMORY;
+        int r = part_recode(g, &to, 0, planes, x->read.payload, payload, scratch, made, &bytes, &counts);
+        if (r == 0)
+                copy_seal(g, slab_slot_address(x->slab, x->slot), made);
+        return r;
 }
 
 /* Some planes of a record -> staging. */
@@ -281,7 +257,9 @@ void work_do(struct job *j)
                         x->result = work_verify(x);
                         break;
                 case XFER_RECODE:
-                        x->result = x->coded ? work_place(x) : work_code(x);
+                        x->result = x->coded ? move_to_slot(x->to_slab, x->to_at.slot, &x->space->geometry, x->coded->planes,
+                                                            x->coded->payload, x->coded->bytes)
+                                             : work_code(x);
                         break;
                 case XFER_DEMOTE:
                         x->result = x->codes && !x->coded ? work_code(x) : work_write(x);

@@ -6,9 +6,17 @@
 
 /* get: into staging, by way of memory if the whole part is wanted, else straight from the device */
 
+/* A record turned out to lie otherwise than it was read, and there were no buffers to read it anew: it waits for some. */
 static void on_get_done(struct engine *e, struct get *g, int status)
 {
-        item_done(container_of(g, struct request_item, get), status);
+        struct request_item *i = container_of(g, struct request_item, get);
+
+        if (status == KVT_E_AGAIN && i->request->session && !i->loading) {
+                load_wait(e, &i->load);
+                i->loading = true;
+                return;
+        }
+        item_done(i, status);
 }
 
 /* Leases, say, cover all that its tenant may have. To read it into staging takes none of that. */

@@ -7,8 +7,8 @@
 #include "daemon/serve/request.h"
 #include "daemon/util/clock.h"
 #include "daemon/util/log.h"
+#include "libclient/codec/copy.h"
 #include "libclient/codec/format.h"
-#include "libclient/codec/part.h"
 
 void request_hello(struct session *c, uint32_t id, const void *message, const uint8_t *packet, size_t n_packet)
 {
@@ -99,7 +99,7 @@ void request_space_open(struct session *c, uint32_t id, const void *message, con
                 r = KVT_E_BAD_REQUEST;
                 why = "fidelity: the largest relative error is a number from 0 to 1";
         }
-        if (r == 0 && g.part_bytes + hints_max(&g) + kvt_payload_offset(g.n_planes + 1, g.part_bytes) > sv->conf.p.host_bytes / 2) {
+        if (r == 0 && copy_bytes(&g, false, g.part_bytes + hints_max(&g)) > sv->conf.p.host_bytes / 2) {
                 r = KVT_E_TOO_LARGE;
                 why = "a part would fill more than half of the host tier";
         }

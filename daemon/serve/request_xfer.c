@@ -5,7 +5,7 @@
 #include "daemon/serve/lease.h"
 #include "daemon/serve/request.h"
 #include "daemon/util/metrics.h"
-#include "libclient/codec/part.h"
+#include "libclient/codec/copy.h"
 
 #define INFLIGHT_MIN (256ull << 20)
 
@@ -184,7 +184,10 @@ void request_put_begin(struct session *c, uint32_t id, const void *message, cons
                 if (r == 0 && i && !before)
                         r = entries[i - 1].status == KVT_E_NO_PARENT ? KVT_E_NO_PARENT : entries[i - 1].status;
                 if (r == 0)
-                        r = reclaim_reserve(e, s, &at);
+                        r = m->hints ? reclaim_reserve(e, s,
+                                                       copy_bytes(&s->geometry, false, s->geometry.part_bytes + hints_max(&s->geometry)),
+                                                       &at)
+                                     : reclaim_reserve_raw(e, s, &at);
                 if (r == 0) {
                         struct reservation *v = reservation_new(c, s, at);
                         if (v) {

@@ -142,7 +142,7 @@ static void move_work(struct job *j)
         m->ok = true;
         for (uint32_t i = 0; i < from->n_planes; i++) {
                 uint32_t n = record_planes(from)[i].bytes;
-                if (hash_copy(dst, src, n, i) != record_planes(from)[i].hash)
+                if (hash_copy(dst, src, n, kvt_plane_seed(&record_planes(from)[i], i)) != record_planes(from)[i].hash)
                         m->ok = false;
                 src += n;
                 dst += n;

@@ -3,8 +3,8 @@
 
 #include "daemon/store/slab.h"
 #include "daemon/store/tenant.h"
+#include "libclient/codec/copy.h"
 #include "libclient/codec/format.h"
-#include "libclient/codec/part.h"
 #include "daemon/util/assert.h"
 #include "proto/shm.h"
 
@@ -137,11 +137,6 @@ static bool has_too_many(const struct tenants *t, const struct tenant *tenant, u
         return n >= max_spaces;
 }
 
-uint64_t space_slot_bytes(const struct space *s, uint64_t payload_bytes)
-{
-        return slab_class_bytes(kvt_payload_offset(s->geometry.n_planes + 1, payload_bytes) + payload_bytes);
-}
-
 int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, float max_rel_l2,
                struct geometry *g, uint32_t max_spaces, struct space **ret, bool *ret_created)
 {
@@ -186,7 +181,7 @@ int space_open(struct tenants *t, struct tenant *tenant, const char *name, const
         s->geometry = *g;
         *g = (struct geometry){};
         s->max_rel_l2 = max_rel_l2;
-        s->slot_bytes = space_slot_bytes(s, s->geometry.part_bytes + hints_max(&s->geometry));
+        s->slot_bytes = slab_class_bytes(copy_bytes(&s->geometry, true, s->geometry.part_bytes));
         conf_ladder(t->conf, s->name, &s->ladder);
         t->by_id[s->id] = s;
         list_append(&t->spaces, &s->link);

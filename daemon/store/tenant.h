@@ -55,7 +55,7 @@ struct space {
         float max_rel_l2; /* fidelity: most error of a plane; 0: lossless */
         struct ladder ladder; /* codecs of its copies; may change at any time */
         bool has_ladder; /* set by hand: the configuration's does not count */
-        uint64_t slot_bytes; /* a raw part with its header and hints, rounded to a class */
+        uint64_t slot_bytes; /* a raw copy, rounded to a class */
         uint64_t n_copies; /* of its parts, in memory */
         uint32_t n_blocks;
         uint32_t n_open; /* who needs it: sessions, and whatever is under way */
@@ -97,8 +97,6 @@ struct tenant *tenant_get(struct tenants *t, const struct conf *c, const char *n
  * KVT_E_LIMIT, KVT_E_NO_MEMORY. */
 int space_open(struct tenants *t, struct tenant *tenant, const char *name, const uint8_t *salt, size_t n_salt, float max_rel_l2,
                struct geometry *g, uint32_t max_spaces, struct space **ret, bool *ret_created);
-/* Bytes of a slot for a copy with so much payload, hints counted. */
-uint64_t space_slot_bytes(const struct space *s, uint64_t payload_bytes);
 /* NULL: no such space, or not this tenant's */
 struct space *space_find(const struct tenants *t, const struct tenant *tenant, uint32_t id);
 static inline struct space *space_at(const struct tenants *t, uint32_t id)

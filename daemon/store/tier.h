@@ -9,9 +9,9 @@ struct tier;
 
 struct tier_ops {
         const char *name;
-        /* Room for a copy of a part of the space, of so much payload. 0 with *ret RESERVED; KVT_E_QUOTA: the hard quota is in the way; KVT_E_AGAIN: the capacity is; KVT_E_NO_MEMORY:
+        /* Room for a copy of a part of the space, of so many bytes (copy_bytes()). 0 with *ret RESERVED; KVT_E_QUOTA: the hard quota is in the way; KVT_E_AGAIN: the capacity is; KVT_E_NO_MEMORY:
          * the system gave none. */
-        int (*reserve)(struct tier *t, struct space *s, uint64_t payload_bytes, struct location *ret);
+        int (*reserve)(struct tier *t, struct space *s, uint64_t bytes, struct location *ret);
         /* Gives RESERVED room back. */
         void (*abandon)(struct tier *t, struct space *s, struct location at);
         /* RESERVED -> LIVE: the copy is whole; readers may see it from here on. */

@@ -227,11 +227,11 @@ static int fresh_slab(struct host *h, struct tenant *t, uint64_t slot_bytes, str
         return 0;
 }
 
-static int host_reserve(struct tier *tier, struct space *space, uint64_t payload_bytes, struct location *ret)
+static int host_reserve(struct tier *tier, struct space *space, uint64_t bytes, struct location *ret)
 {
         struct host *h = container_of(tier, struct host, tier);
         struct tenant *t = space->tenant;
-        struct slab_class *c = class_get(t, space_slot_bytes(space, payload_bytes));
+        struct slab_class *c = class_get(t, slab_class_bytes(bytes));
         struct slab *s;
         int r;
 

@@ -24,6 +24,8 @@ static const struct param {
 };
 static_assert(ELEMENTSOF(table) <= 128, "set_mask is 128 bits");
 
+enum { SECTION_MAX = 49 /* inih's */ };
+
 struct parse {
         struct conf *conf;
         const char *file;
@@ -303,6 +305,11 @@ static char *next_line(char *buf, int n_buf, void *user)
                 fail(p, "the line is longer than %d characters", n_buf - 2);
                 return NULL;
         }
+        const char *end = k && *s == '[' ? memchr(s, ']', k) : NULL;
+        if (end && end - s - 1 > SECTION_MAX) { /* inih would cut it, and then it is another one's */
+                fail(p, "a section's name is longer than %d characters", SECTION_MAX);
+                return NULL;
+        }
         memcpy(buf, s, k);
         buf[k] = '\n';
         buf[k + 1] = 0;
@@ -317,6 +324,7 @@ static int parse_text(struct parse *p, const char *text, size_t n)
         p->n = n;
         p->line = 0;
         p->tenant = NULL;
+        p->space = NULL;
         p->section[0] = 0;
         int line = ini_parse_stream(next_line, p, on_key, p);
         if (p->r)

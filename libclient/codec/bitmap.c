@@ -170,7 +170,7 @@ static int bitmap_describe(const struct shape *p, const uint8_t *src, size_t n_s
 
         if (open_payload(p, src, n_src, &l))
                 return snprintf(ret, n_ret, "?");
-        return snprintf(ret, n_ret, "kept=%zu,small=%d", l.kept, l.small);
+        return snprintf(ret, n_ret, "keep=%zu,small=%d", l.kept * 100 / p->dim, l.small);
 }
 
 const struct codec codec_bitmap = {

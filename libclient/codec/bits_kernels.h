@@ -21,21 +21,7 @@ static inline uint64_t bits_gather(uint64_t codes, unsigned bits)
         return w;
 }
 
-static inline uint64_t bits_scatter(uint64_t w, unsigned bits)
-{
-        uint64_t mask = 0x0101010101010101u * ((1u << bits) - 1u), codes = 0;
-
-#ifdef __BMI2__
-        codes = _pdep_u64(w, mask);
-#else
-        for (unsigned l = 0; l < 8; l++)
-                codes |= (w >> bits * l & ((1u << bits) - 1u)) << 8 * l;
-        (void)mask;
-#endif
-        return codes;
-}
-
-/* bits: a constant where this is inlined */
+/* n codes, one a byte, to a row. bits: 1, 2, 3, 4, 8; a constant where this is inlined */
 static inline __attribute__((always_inline)) void bits_pack_const(uint8_t *restrict dst, const uint8_t *restrict codes, size_t n,
                                                                   unsigned bits)
 {
@@ -55,26 +41,7 @@ static inline __attribute__((always_inline)) void bits_pack_const(uint8_t *restr
         }
 }
 
-static inline __attribute__((always_inline)) void bits_unpack_const(uint8_t *restrict codes, const uint8_t *restrict src, size_t n,
-                                                                    unsigned bits)
-{
-        uint64_t w;
-        size_t i = 0;
-
-        for (; i + 8 <= n; i += 8, src += bits) {
-                w = 0;
-                memcpy(&w, src, bits);
-                w = bits_scatter(w, bits);
-                memcpy(codes + i, &w, 8);
-        }
-        if (i < n) {
-                w = 0;
-                memcpy(&w, src, bits_row_bytes(n - i, bits));
-                w = bits_scatter(w, bits);
-                memcpy(codes + i, &w, n - i);
-        }
-}
-
+/* CALL with the number as a constant. */
 #define BITS_SWITCH(bits, CALL)                                                                                                            \
         switch (bits) {                                                                                                                    \
         case 1:                                                                                                                            \
@@ -92,21 +59,6 @@ static inline __attribute__((always_inline)) void bits_unpack_const(uint8_t *res
         default:                                                                                                                           \
                 CALL(8);                                                                                                                   \
         }
-
-/* n codes, one a byte, to a row and back. bits: 1, 2, 3, 4, 8. */
-static inline void bits_pack(uint8_t *restrict dst, const uint8_t *restrict codes, size_t n, unsigned bits)
-{
-#define CALL(b) bits_pack_const(dst, codes, n, b)
-        BITS_SWITCH(bits, CALL)
-#undef CALL
-}
-
-static inline void bits_unpack(uint8_t *restrict codes, const uint8_t *restrict src, size_t n, unsigned bits)
-{
-#define CALL(b) bits_unpack_const(codes, src, n, b)
-        BITS_SWITCH(bits, CALL)
-#undef CALL
-}
 
 #ifdef __AVX2__
 /* Eight codes at src as 32-bit lanes. bits: 1 to 4, or 8; a constant where this is inlined. */

@@ -18,7 +18,6 @@
  *     raw bits: rows of groups of 8 values, the last one padded
  *     exceptions: { u32 index · element }
  * A weight is coded as its difference to one less than the weight before (the first: to 32), zigzagged, Rice code with one bit. */
-#include <stdio.h>
 #include <string.h>
 
 #include "libclient/codec/cbf.h"
@@ -317,16 +316,6 @@ static int decode(const struct shape *p, const uint8_t *restrict src, size_t n_s
         return 0;
 }
 
-static int describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
-{
-        struct head head;
-
-        if (!read_head(src, n_src, &head))
-                return 0;
-        return snprintf(ret, n_ret, "classes=%u,tables=%u,chunk_rows=%u,exceptions=%u", head.n_classes, head.n_tables, head.chunk_rows,
-                        head.n_exceptions);
-}
-
 static bool supports(const struct codec_spec *s, const struct shape *p)
 {
         bool floats = p->dtype == KVT_DTYPE_F32 || p->dtype == KVT_DTYPE_F16 || p->dtype == KVT_DTYPE_BF16;
@@ -357,5 +346,4 @@ const struct codec codec_cbf = {
         .scratch = scratch_bytes,
         .encode = cbf_encode,
         .decode = decode,
-        .describe = describe,
 };

@@ -98,7 +98,8 @@ struct codec {
          * encoded, or 0: it is not one with more. What it leaves may be thrown away: nothing of the longer payload may be changed. */
         size_t (*shrink)(const struct codec_spec *to, const struct shape *p, uint8_t *payload, size_t n, float *ret_rel_l2,
                          float *ret_max_abs);
-        /* What a payload says of itself, for people: its parameters as a spec would give them, "bits=4,group=64". NULL: nothing to say. Returns snprintf's. */
+        /* The parameters of a payload, as a spec would give them: "bits=4,group=64". Those that it does not show are left out; the named ones make the same
+         * payload of the same plane. NULL: the codec has none. Returns snprintf's; "?": it is no payload. */
         int (*describe)(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret);
 };
 

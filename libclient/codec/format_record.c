@@ -162,7 +162,7 @@ int record_payload_check(const struct record_header *h, const void *payload)
                 return 0;
         if (h->type == RECORD_BLOCK) {
                 for (uint32_t i = 0; i < h->n_planes; i++) {
-                        if (hash_bytes(p, planes[i].bytes, i) != planes[i].hash)
+                        if (hash_bytes(p, planes[i].bytes, kvt_plane_seed(&planes[i], i)) != planes[i].hash)
                                 return -EBADMSG;
                         p += planes[i].bytes;
                 }

@@ -1,84 +1,99 @@
 /* Codec 7: uniform codes, a product of small factors that takes up what they leave, and outliers apart. After GEAR (arXiv 2403.05527).
  *
- * The base: codes of 2, 4 or 8 bits with a least value and a step for each group of 64: of tokens in K (per channel), of channels else (per token). Of each
- * group, the values furthest from the middle of the range of the others are outliers, so many permille of it: taken out before the range is chosen.
- * What is left, tokens x (heads * dim), is approximated by a sum of `rank` outer products, by power iterations from a fixed start: one factor over all tokens,
- * one over all heads. Both in 8 bits.
+ * Of each group of values that share parameters (see quant.h), those furthest from the middle of the range of the others are outliers, so many permille of
+ * it: the quantiser sees the end of that range in their place. What its codes leave, tokens x (heads * dim), is approximated by a sum of `rank` outer
+ * products, by power iterations from a fixed start: one factor over all tokens, one over all heads. Both in 8 bits.
  *
- * Payload: bits u8, axis u8 (1: groups of tokens), rank u8, outliers u8 in a whole group of 64; rank: scale f32 of each product; factors over tokens i8 [rank][token],
- * over channels i8 [rank][head][dim]; per group [head][group of tokens][channel], or [head][token][group of channels]: least bf16, step bf16, then its outliers: place
- * in the group u8, value bf16 each; codes [head][token], each row from a whole byte. A shorter group has its share of outliers, rounded down. */
+ * Payload: rank u8, outliers u8 in 64 values, 0 u16; rank: scale f32 of each product; factors over tokens i8 [rank][token], over channels i8 [rank][head][dim];
+ * a section (quant.h); outliers per group of it, [head][group of tokens][channel] or [head][token][group of channels]: place in the group u8, value bf16 each. A
+ * group has its share of outliers, rounded down. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "libclient/codec/codec.h"
 #include "libclient/codec/kernels.h"
+#include "libclient/codec/quant.h"
 
-enum { BITS, RANK, OUTLIERS };
-enum { GROUP = 64, MAX_RANK = 8, MAX_OUTLIERS = 6, HEADER_BYTES = 4, ITERATIONS = 6, FACTOR_MAX = 127 };
+enum { BITS, RANK, OUTLIERS, GROUP };
+enum {
+        OF = 64,
+        MAX_RANK = 8,
+        MAX_OUTLIERS = 6,
+        HEADER_BYTES = 4,
+        OUTLIER_BYTES = 3,
+        ITERATIONS = 6 /* of powers */,
+        ROUNDS = 2 /* of least squares */,
+        FACTOR_MAX = 127,
+        TILE = 4096
+};
 static const float largest = 0x1p60f; /* of what a payload's floats may be: no product overflows to NaN */
 
 struct layout {
-        unsigned bits, rank, outliers;
-        bool by_token; /* groups of tokens */
+        struct quant q;
+        unsigned rank, outliers;
         size_t width; /* channels of all heads */
-        size_t row_bytes; /* codes of a token in a head */
-        size_t scales, over_tokens, over_channels, groups, codes, total;
+        size_t scales, over_tokens, over_channels, section, records, total;
 };
 
 static size_t share(const struct layout *l, size_t n_group)
 {
-        return l->outliers * n_group / GROUP;
+        return l->outliers * n_group / OF;
 }
 
-static size_t record_bytes(const struct layout *l, size_t n_group)
+/* Up to where the section starts. */
+static struct layout lay_out_start(const struct shape *p, unsigned rank, unsigned outliers)
 {
-        return 4 + 3 * share(l, n_group);
-}
+        struct layout l = {.rank = rank, .outliers = outliers, .width = (size_t)p->heads * p->dim, .scales = HEADER_BYTES};
 
-/* Bytes of the records of n values in a line that is cut into groups. */
-static size_t line_bytes(const struct layout *l, size_t n)
-{
-        return n / GROUP * record_bytes(l, GROUP) + (n % GROUP ? record_bytes(l, n % GROUP) : 0);
-}
-
-static struct layout lay_out(const struct shape *p, unsigned bits, bool by_token, unsigned rank, unsigned outliers)
-{
-        struct layout l = {.bits = bits, .rank = rank, .outliers = outliers, .by_token = by_token, .width = (size_t)p->heads * p->dim};
-        size_t lines = by_token ? (size_t)p->heads * p->dim : (size_t)p->heads * p->tokens;
-
-        l.row_bytes = ((size_t)p->dim * bits + 7) / 8;
-        l.scales = HEADER_BYTES;
         l.over_tokens = l.scales + 4 * rank;
         l.over_channels = l.over_tokens + (size_t)rank * p->tokens;
-        l.groups = l.over_channels + rank * l.width;
-        l.codes = l.groups + lines * line_bytes(&l, by_token ? p->tokens : p->dim);
-        l.total = l.codes + (size_t)p->heads * p->tokens * l.row_bytes;
+        l.section = l.over_channels + rank * l.width;
         return l;
 }
 
-static struct layout lay_out_spec(const struct codec_spec *s, const struct shape *p)
+/* The rest, of what l->q says. */
+static void lay_out_end(struct layout *l)
 {
-        return lay_out(p, s->params[BITS], p->role == KVT_ROLE_K, s->params[RANK], (s->params[OUTLIERS] * GROUP + 500) / 1000);
+        bool channel = l->q.axis == QUANT_CHANNEL;
+        size_t n_line = channel ? l->q.tokens : l->q.dim, n_lines = (size_t)l->q.heads * (channel ? l->q.dim : l->q.tokens);
+        size_t n_out = n_line / l->q.group * share(l, l->q.group) + share(l, n_line % l->q.group);
+
+        l->records = l->section + l->q.bytes;
+        l->total = l->records + n_lines * n_out * OUTLIER_BYTES;
 }
 
-/* Where the record of the group that starts at token t, channel c stands; its values' number and their distance in a head. */
+static struct layout lay_out(const struct codec_spec *s, const struct shape *p)
+{
+        struct layout l = lay_out_start(p, s->params[RANK], (s->params[OUTLIERS] * OF + 500) / 1000);
+
+        l.q = quant_lay_out(p, p->tokens, false, s->params[BITS], s->params + GROUP);
+        lay_out_end(&l);
+        return l;
+}
+
+/* Groups are those of the section's parameters, in their order. */
 struct group {
-        size_t at, n, stride;
+        size_t first, n, stride; /* values of the plane */
+        size_t n_out;
 };
 
-static struct group find_group(const struct shape *p, const struct layout *l, size_t h, size_t t, size_t c)
+static size_t n_groups(const struct layout *l)
 {
-        struct group g = {.stride = l->by_token ? p->dim : 1};
-        size_t line = line_bytes(l, l->by_token ? p->tokens : p->dim), left = l->by_token ? p->tokens - t : p->dim - c;
+        return l->q.heads * l->q.n_params;
+}
 
-        g.n = left < GROUP ? left : GROUP;
-        /* groups before t are whole ones of all channels of the head */
-        if (l->by_token)
-                g.at = l->groups + h * p->dim * line + t / GROUP * record_bytes(l, GROUP) * p->dim + c * record_bytes(l, g.n);
-        else
-                g.at = l->groups + (h * p->tokens + t) * line + c / GROUP * record_bytes(l, GROUP);
+static struct group group_at(const struct layout *l, size_t i)
+{
+        const struct quant *q = &l->q;
+        bool channel = q->axis == QUANT_CHANNEL;
+        size_t h = i / q->n_params, line = channel ? q->dim : q->groups, at = i % q->n_params / line, on = i % q->n_params % line;
+        size_t t = at * (channel ? q->group : 1), c = on * (channel ? 1 : q->group), left = channel ? q->tokens - t : q->dim - c;
+        struct group g = {.first = (h * q->tokens + t) * q->dim + c,
+                          .n = left < q->group ? left : q->group,
+                          .stride = channel ? q->dim : 1};
+
+        g.n_out = share(l, g.n);
         return g;
 }
 
@@ -97,25 +112,34 @@ static float get_half(const uint8_t *src)
 
 static size_t gear_bound(const struct codec_spec *s, const struct shape *p)
 {
-        return lay_out_spec(s, p).total;
+        return lay_out(s, p).total;
 }
 
-/* Scratch, in floats. Decoding: steps, leasts and values of a row, factors. Encoding: the residual, factors. */
+/* Rows decoded at once. */
+static uint32_t rows_at_once(const struct shape *p)
+{
+        uint32_t n = p->dim < TILE ? TILE / p->dim : 1;
+
+        return n < p->tokens ? n : p->tokens;
+}
+
+/* Scratch, in floats. Decoding: rows, factors. Encoding: the values without outliers, the residual, a row, factors. Both: the quantiser's own. */
 static size_t gear_scratch(const struct codec_spec *s, const struct shape *p)
 {
-        size_t factors = MAX_RANK * ((size_t)p->tokens + (size_t)p->heads * p->dim);
+        struct layout l = lay_out(s, p);
+        size_t a = quant_encode_scratch(&l.q), b = quant_decode_scratch(p->dim);
+        size_t encode = 2 * p->n_values + p->dim + p->tokens + l.width;
+        size_t decode = (size_t)rows_at_once(p) * p->dim + MAX_RANK * ((size_t)p->tokens + l.width);
 
-        return (3 * (size_t)p->dim + p->n_values + factors) * sizeof(float);
+        return (encode > decode ? encode : decode) * sizeof(float) + (a > b ? a : b);
 }
 
-/* Codes a group at x and writes its record; residual gets what the codes leave, 0 at outliers. codes: the head's. False: too large. */
-static bool encode_group(const struct shape *p, const struct layout *l, const struct group *g, const float *x, size_t t, size_t c,
-                         uint8_t *dst, uint8_t *codes, float *residual, size_t residual_stride)
+/* Writes the outliers of a group at x, which become the end of the others' range that they are beyond. */
+static void take_out(const struct group *g, float *x, uint8_t *dst)
 {
-        size_t n_out = share(l, g->n), first = 0, last = g->n - 1;
-        uint8_t order[GROUP], *record = dst + g->at;
-        bool out[GROUP] = {0};
-        float low, step, high;
+        size_t first = 0, last = g->n - 1;
+        uint8_t order[QUANT_GROUP_MAX];
+        bool out[QUANT_GROUP_MAX] = {0};
 
         for (size_t i = 0; i < g->n; i++) { /* by value */
                 size_t j = i;
@@ -124,39 +148,21 @@ static bool encode_group(const struct shape *p, const struct layout *l, const st
                         order[j] = order[j - 1];
                 order[j] = (uint8_t)i;
         }
-        for (size_t k = 0; k < n_out; k++) { /* the end whose going narrows the range most */
+        for (size_t k = 0; k < g->n_out; k++) { /* the end whose going narrows the range most */
                 float below = x[order[first + 1] * g->stride] - x[order[first] * g->stride];
                 float above = x[order[last] * g->stride] - x[order[last - 1] * g->stride];
-                size_t i = order[above > below ? last-- : first++];
 
-                out[i] = true;
+                out[order[above > below ? last-- : first++]] = true;
         }
-        low = x[order[first] * g->stride];
-        high = x[order[last] * g->stride];
-        if (!(fabsf(x[order[0] * g->stride]) < largest / 4 && fabsf(x[order[g->n - 1] * g->stride]) < largest / 4))
-                return false;
-        put_half(record, low);
-        low = get_half(record);
-        step = (high - low) / (float)((1u << l->bits) - 1);
-        put_half(record + 2, step > 0 ? step : 0);
-        step = get_half(record + 2);
-        record += 4;
-        for (size_t i = 0; i < g->n; i++) {
-                float v = x[i * g->stride], q = step > 0 ? rintf((v - low) / step) : 0;
-                size_t token = l->by_token ? t + i : t, channel = l->by_token ? c : c + i;
-                unsigned most = (1u << l->bits) - 1, code;
-
-                q = q < 0 ? 0 : q > (float)most ? (float)most : q;
-                code = out[i] ? 0 : (unsigned)q;
-                codes[token * l->row_bytes + channel * l->bits / 8] |= (uint8_t)(code << channel * l->bits % 8);
-                residual[i * residual_stride] = out[i] ? 0 : v - (q * step + low);
+        for (size_t i = 0; i < g->n; i++)
                 if (out[i]) {
-                        *record = (uint8_t)i;
-                        put_half(record + 1, v);
-                        record += 3;
+                        *dst = (uint8_t)i;
+                        put_half(dst + 1, x[i * g->stride]);
+                        dst += OUTLIER_BYTES;
                 }
-        }
-        return true;
+        for (size_t k = 0; k < g->n; k++)
+                if (out[order[k]])
+                        x[order[k] * g->stride] = x[order[k < first ? first : last] * g->stride];
 }
 
 /* To 8 bits; factor becomes what a decoder reads. Returns the scale. */
@@ -213,23 +219,32 @@ static void factor_out(const struct shape *p, const struct layout *l, unsigned k
 static size_t gear_encode(const struct codec_spec *s, const struct shape *p, const struct codec_input *in, uint8_t *restrict dst,
                           void *scratch)
 {
-        struct layout l = lay_out_spec(s, p);
-        float *residual = scratch, *a = residual + p->n_values, *b = a + p->tokens;
+        struct layout l = lay_out(s, p);
+        float *inner = scratch, *residual = inner + p->n_values, *row = residual + p->n_values, *a = row + p->dim, *b = a + p->tokens;
+        void *own = b + l.width;
+        uint8_t *record = dst + l.records;
 
-        memset(dst, 0, l.total);
-        memcpy(dst, (uint8_t[]){(uint8_t)l.bits, l.by_token, (uint8_t)l.rank, (uint8_t)l.outliers}, HEADER_BYTES);
-        for (size_t h = 0; h < p->heads; h++) {
-                const float *x = in->values + h * p->tokens * p->dim;
-                uint8_t *codes = dst + l.codes + h * p->tokens * l.row_bytes;
+        for (size_t i = 0; i < p->n_values; i++)
+                if (!(fabsf(in->values[i]) < largest / 4))
+                        return 0;
+        memcpy(dst, (uint8_t[]){(uint8_t)l.rank, (uint8_t)l.outliers, 0, 0}, HEADER_BYTES);
+        memcpy(inner, in->values, p->n_values * sizeof(*inner));
+        for (size_t i = 0; i < n_groups(&l) && l.outliers; i++) {
+                struct group g = group_at(&l, i);
 
-                for (size_t t = 0; t < p->tokens; t += l.by_token ? GROUP : 1)
-                        for (size_t c = 0; c < p->dim; c += l.by_token ? 1 : GROUP) {
-                                struct group g = find_group(p, &l, h, t, c);
+                take_out(&g, inner + g.first, record);
+                record += g.n_out * OUTLIER_BYTES;
+        }
+        if (!quant_encode(&l.q, inner, p->role == KVT_ROLE_V, ROUNDS, dst + l.section, own))
+                return 0;
+        for (size_t r = 0; r < (size_t)p->heads * p->tokens && l.rank; r++) {
+                uint32_t h = (uint32_t)(r / p->tokens), t = (uint32_t)(r % p->tokens);
+                const float *x = in->values + r * p->dim;
 
-                                if (!encode_group(p, &l, &g, x + t * p->dim + c, t, c, dst, codes, residual + t * l.width + h * p->dim + c,
-                                                  l.by_token ? l.width : 1))
-                                        return 0;
-                        }
+                if (quant_decode(&l.q, h, t, 1, KVT_DTYPE_F32, row, own))
+                        return 0;
+                for (size_t c = 0; c < p->dim; c++)
+                        residual[t * l.width + h * p->dim + c] = x[c] == inner[r * p->dim + c] ? x[c] - row[c] : 0;
         }
         for (unsigned k = 0; k < l.rank; k++)
                 factor_out(p, &l, k, residual, dst, a, b);
@@ -252,82 +267,55 @@ static int read_factors(const struct shape *p, const struct layout *l, const uin
         return 0;
 }
 
-/* A group's least and step. */
-static int open_group(const struct group *g, const uint8_t *src, float *low, float *step)
+static int put_outliers(const struct shape *p, const struct layout *l, const uint8_t *src, uint8_t *dst)
 {
-        *low = get_half(src + g->at);
-        *step = get_half(src + g->at + 2);
-        return fabsf(*low) <= largest && *step >= 0 && *step <= largest ? 0 : KVT_E_CORRUPT;
-}
+        src += l->records;
+        for (size_t i = 0; i < n_groups(l) && l->outliers; i++) {
+                struct group g = group_at(l, i);
 
-/* dst: where the group starts. */
-static int put_outliers(const struct shape *p, const struct layout *l, const struct group *g, const uint8_t *src, uint8_t *dst)
-{
-        const uint8_t *record = src + g->at + 4;
+                for (size_t k = 0; k < g.n_out; k++, src += OUTLIER_BYTES) {
+                        float v = get_half(src + 1);
 
-        for (size_t i = share(l, g->n); i; i--, record += 3) {
-                float v = get_half(record + 1);
-
-                if (*record >= g->n || !(fabsf(v) <= largest))
-                        return KVT_E_CORRUPT;
-                kernels()->narrow(dst + *record * g->stride * p->elem_bytes, &v, 1, p->dtype);
+                        if (*src >= g.n || !(fabsf(v) <= largest))
+                                return KVT_E_CORRUPT;
+                        kernels()->narrow(dst + (g.first + *src * g.stride) * p->elem_bytes, &v, 1, p->dtype);
+                }
         }
         return 0;
 }
 
-static int decode_head(const struct shape *p, const struct layout *l, size_t h, const uint8_t *src, uint8_t *dst, float *low, float *step,
-                       float *row, const float *a, const float *b)
+static bool open_payload(const struct shape *p, const uint8_t *src, size_t n_src, struct layout *ret)
 {
-        const struct kernels *k = kernels();
-        size_t dim = p->dim, row_bytes = dim * p->elem_bytes;
-        int r = 0;
-
-        for (size_t t = 0; t < p->tokens; t++) {
-                if (!l->by_token || t % GROUP == 0)
-                        for (size_t c = 0; c < dim && !r; c += l->by_token ? 1 : GROUP) {
-                                struct group g = find_group(p, l, h, t, c);
-
-                                r = open_group(&g, src, low + c, step + c);
-                                for (size_t i = 1; i < g.n && !l->by_token; i++) {
-                                        low[c + i] = low[c];
-                                        step[c + i] = step[c];
-                                }
-                        }
-                if (r)
-                        return r;
-                k->gear_dequantise(row, src + l->codes + (h * p->tokens + t) * l->row_bytes, step, low, dim, l->bits);
-                k->gear_add_product(row, a + t * MAX_RANK, b + h * dim, l->rank, l->width, dim);
-                k->narrow(dst + t * row_bytes, row, dim, p->dtype);
-        }
-        for (size_t t = 0; t < p->tokens && l->outliers; t += l->by_token ? GROUP : 1)
-                for (size_t c = 0; c < dim && !r; c += l->by_token ? 1 : GROUP) {
-                        struct group g = find_group(p, l, h, t, c);
-
-                        r = put_outliers(p, l, &g, src, dst + t * row_bytes + c * p->elem_bytes);
-                }
-        return r;
-}
-
-static int open_payload(const struct shape *p, const uint8_t *src, size_t n_src, struct layout *ret)
-{
-        if (n_src < HEADER_BYTES || (src[0] != 2 && src[0] != 4 && src[0] != 8) || src[1] > 1 || src[2] > MAX_RANK || src[3] > MAX_OUTLIERS)
-                return KVT_E_CORRUPT;
-        *ret = lay_out(p, src[0], src[1], src[2], src[3]);
-        return n_src == ret->total ? 0 : KVT_E_CORRUPT;
+        if (n_src < HEADER_BYTES || src[0] > MAX_RANK || src[1] > MAX_OUTLIERS || src[2] || src[3])
+                return false;
+        *ret = lay_out_start(p, src[0], src[1]);
+        if (n_src < ret->section || !quant_open(&ret->q, p->heads, p->tokens, p->dim, src + ret->section, n_src - ret->section))
+                return false;
+        lay_out_end(ret);
+        return n_src == ret->total;
 }
 
 static int gear_decode(const struct shape *p, const uint8_t *restrict src, size_t n_src, const void *base, void *restrict dst,
                        void *scratch)
 {
+        size_t most = rows_at_once(p), row_bytes = (size_t)p->dim * p->elem_bytes;
+        float *rows = scratch, *a = rows + most * p->dim, *b = a + MAX_RANK * (size_t)p->tokens;
+        void *own = b + MAX_RANK * (size_t)p->heads * p->dim;
         struct layout l;
-        int r = open_payload(p, src, n_src, &l);
-        float *low = scratch, *step = low + p->dim, *row = step + p->dim, *a = row + p->dim, *b = a + MAX_RANK * (size_t)p->tokens;
+        int r = open_payload(p, src, n_src, &l) ? read_factors(p, &l, src, a, b) : KVT_E_CORRUPT;
 
-        if (!r)
-                r = read_factors(p, &l, src, a, b);
-        for (size_t h = 0; h < p->heads && !r; h++)
-                r = decode_head(p, &l, h, src, (uint8_t *)dst + h * p->tokens * p->dim * p->elem_bytes, low, step, row, a, b);
-        return r;
+        for (uint32_t h = 0; h < p->heads; h++)
+                for (uint32_t t = 0, n; t < p->tokens && !r; t += n) {
+                        n = p->tokens - t < most ? p->tokens - t : (uint32_t)most;
+                        r = quant_decode(&l.q, h, t, n, KVT_DTYPE_F32, rows, own);
+                        for (uint32_t i = 0; i < n && !r; i++)
+                                kernels()->gear_add_product(rows + (size_t)i * p->dim, a + (t + i) * MAX_RANK, b + (size_t)h * p->dim,
+                                                            l.rank, l.width, p->dim);
+                        if (!r)
+                                kernels()->narrow((uint8_t *)dst + ((size_t)h * p->tokens + t) * row_bytes, rows, (size_t)n * p->dim,
+                                                  p->dtype);
+                }
+        return r ? r : put_outliers(p, &l, src, dst);
 }
 
 static bool gear_better(const struct codec_spec *s, struct codec_spec *ret)
@@ -341,9 +329,13 @@ static bool gear_better(const struct codec_spec *s, struct codec_spec *ret)
 
 static int gear_describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
 {
-        if (n_src < HEADER_BYTES)
+        char groups[32];
+        struct layout l;
+
+        if (!open_payload(p, src, n_src, &l))
                 return snprintf(ret, n_ret, "?");
-        return snprintf(ret, n_ret, "bits=%u,rank=%u,outliers=%u", src[0], src[2], src[3] * 1000u / GROUP);
+        quant_describe(&l.q, groups, sizeof(groups));
+        return snprintf(ret, n_ret, "bits=%u,rank=%u,outliers=%u,%s", l.q.bits, l.rank, (l.outliers * 1000 + OF / 2) / OF, groups);
 }
 
 const struct codec codec_gear = {
@@ -358,6 +350,7 @@ const struct codec codec_gear = {
                                   .max = MAX_RANK,
                                   .help = "outer products over tokens and the channels of all heads"},
                         [OUTLIERS] = {.name = "outliers", .value = 16, .max = 100, .help = "permille of each group, in steps of 1/64"},
+                        QUANT_PARAMS(GROUP),
                 },
         .bound = gear_bound,
         .scratch = gear_scratch,

@@ -83,8 +83,6 @@ struct kernels {
         /* gear: see gear_kernels.h */
         void (*gear_add_product)(float *restrict dst, const float *restrict a, const float *restrict b, size_t rank, size_t stride,
                                  size_t n);
-        void (*gear_dequantise)(float *restrict dst, const uint8_t *restrict codes, const float *restrict step, const float *restrict low,
-                                size_t n, unsigned bits);
         float (*gear_dot)(const float *x, const float *y, size_t n);
         /* n elements of `width` bytes (1, 2 or 4), rotated left by a bit or not, to width planes of n bytes each, the lowest bytes first; and back. */
         void (*zbf_split)(uint8_t *const dst[4], const void *restrict src, size_t n, unsigned width, bool rotate);

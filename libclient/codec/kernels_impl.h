@@ -34,7 +34,6 @@ const struct kernels KERNELS = {
         .bitmap_choose = bitmap_choose,
         .bitmap_expand = bitmap_expand,
         .gear_add_product = gear_add_product,
-        .gear_dequantise = gear_dequantise,
         .gear_dot = gear_dot,
         .turbo_encode_row = turbo_encode_row,
         .turbo_decode_row = turbo_decode_row,

@@ -9,21 +9,11 @@
 #include "libclient/codec/codec.h"
 #include "libclient/codec/quant.h"
 
-enum { BITS, GROUP, VGROUP, PARAMS, LEVELS, ROUNDS };
+enum { BITS, GROUP, LEVELS = GROUP + 3, ROUNDS };
 
 static struct quant lay_out(const struct codec_spec *s, const struct shape *p)
 {
-        bool token = p->role == KVT_ROLE_V;
-        struct quant q = {.heads = p->heads,
-                          .tokens = p->tokens,
-                          .dim = p->dim,
-                          .axis = token ? QUANT_TOKEN : QUANT_CHANNEL,
-                          .bits = s->params[BITS],
-                          .param_bits = s->params[PARAMS],
-                          .group = s->params[token ? VGROUP : GROUP]};
-
-        quant_lay_out(&q);
-        return q;
+        return quant_lay_out(p, p->tokens, false, s->params[BITS], s->params + GROUP);
 }
 
 static size_t kivi_bound(const struct codec_spec *s, const struct shape *p)
@@ -56,8 +46,7 @@ static size_t kivi_encode(const struct codec_spec *s, const struct shape *p, con
 {
         struct quant q = lay_out(s, p);
 
-        quant_encode(&q, in->values, in_middles(s, p), s->params[ROUNDS], dst, scratch);
-        return q.bytes;
+        return quant_encode(&q, in->values, in_middles(s, p), s->params[ROUNDS], dst, scratch) ? q.bytes : 0;
 }
 
 static bool open_all(struct quant *ret, const struct shape *p, const uint8_t *src, size_t n_src)
@@ -70,13 +59,9 @@ static bool open_all(struct quant *ret, const struct shape *p, const uint8_t *sr
 static int kivi_decode(const struct shape *p, const uint8_t *restrict src, size_t n_src, const void *base, void *restrict dst,
                        void *scratch)
 {
-        size_t head_bytes = (size_t)p->tokens * p->dim * p->elem_bytes;
         struct quant q;
-        int r = open_all(&q, p, src, n_src) ? 0 : KVT_E_CORRUPT;
 
-        for (uint32_t h = 0; h < p->heads && !r; h++)
-                r = quant_decode(&q, h, 0, p->tokens, p->dtype, (uint8_t *)dst + h * head_bytes, scratch);
-        return r;
+        return open_all(&q, p, src, n_src) ? quant_decode_plane(&q, p, dst, scratch) : KVT_E_CORRUPT;
 }
 
 static int kivi_decode_rows(const struct shape *p, const uint8_t *restrict src, size_t n_src, uint32_t head, const uint32_t *tokens,
@@ -100,11 +85,13 @@ static bool kivi_better(const struct codec_spec *s, struct codec_spec *ret)
 
 static int kivi_describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
 {
+        char groups[32];
         struct quant q;
 
         if (!open_all(&q, p, src, n_src))
-                return snprintf(ret, n_ret, "not a payload of kivi");
-        return snprintf(ret, n_ret, "bits=%u,%s=%u,params=%u", q.bits, q.axis == QUANT_TOKEN ? "vgroup" : "group", q.group, q.param_bits);
+                return snprintf(ret, n_ret, "?");
+        quant_describe(&q, groups, sizeof(groups));
+        return snprintf(ret, n_ret, "bits=%u,%s", q.bits, groups);
 }
 
 const struct codec codec_kivi = {
@@ -112,12 +99,13 @@ const struct codec codec_kivi = {
         .name = "kivi",
         .summary = "uniform quantisation, keys per channel, values per token",
         .flags = CODEC_ROW_ACCESS,
-        .params = {[BITS] = {"bits", 4, .allowed = {1, 2, 3, 4, 8}, .help = "bits of a code"},
-                   [GROUP] = {"group", 64, .allowed = {16, 32, 64, 128}, .help = "tokens that share parameters, in key planes"},
-                   [VGROUP] = {"vgroup", 64, .allowed = {16, 32, 64, 128}, .help = "channels that share parameters, in value planes"},
-                   [PARAMS] = {"params", 8, .allowed = {8, 16}, .help = "bits of a parameter"},
-                   [LEVELS] = {"levels", 0, 0, 2, .help = "0: see kivi.c; 1: as published; 2: the middles of equal parts of the range"},
-                   [ROUNDS] = {"rounds", 0, 0, 8, .help = "rounds of least squares when choosing parameters"}},
+        .params =
+                {[BITS] = {"bits", 4, .allowed = {1, 2, 3, 4, 8}, .help = "bits of a code"},
+                 QUANT_PARAMS(GROUP),
+                 [LEVELS] =
+                         {"levels", 0, 0, 2,
+                          .help = "0: of bits and role, see kvtier-codecs(7); 1: as published; 2: the middles of equal parts of the range"},
+                 [ROUNDS] = {"rounds", 0, 0, 8, .help = "rounds of least squares when choosing parameters"}},
         .bound = kivi_bound,
         .scratch = kivi_scratch,
         .encode = kivi_encode,

@@ -11,7 +11,7 @@
 #include "libclient/codec/kernels.h"
 #include "libclient/codec/quant.h"
 
-enum { LOW, HIGH, SHARE, GROUP, VGROUP, PARAMS };
+enum { LOW, HIGH, SHARE, GROUP };
 enum { N_BYTES = 4, ROUNDS = 2 /* of least squares */ };
 
 static size_t map_bytes(uint32_t tokens)
@@ -31,17 +31,9 @@ static uint32_t n_salient(const struct codec_spec *s, const struct shape *p)
 
 static struct quant lay_out(const struct codec_spec *s, const struct shape *p, bool salient)
 {
-        bool token = salient || p->role == KVT_ROLE_V;
-        struct quant q = {.heads = p->heads,
-                          .tokens = salient ? n_salient(s, p) : p->tokens - n_salient(s, p),
-                          .dim = p->dim,
-                          .axis = token ? QUANT_TOKEN : QUANT_CHANNEL,
-                          .bits = s->params[salient ? HIGH : LOW],
-                          .param_bits = s->params[PARAMS],
-                          .group = s->params[token ? VGROUP : GROUP]};
+        uint32_t n = n_salient(s, p);
 
-        quant_lay_out(&q);
-        return q;
+        return quant_lay_out(p, salient ? n : p->tokens - n, salient, s->params[salient ? HIGH : LOW], s->params + GROUP);
 }
 
 static size_t section_bytes(const struct quant *q)
@@ -157,7 +149,8 @@ static size_t mixed_encode(const struct codec_spec *s, const struct shape *p, co
                                 memcpy(to, in->values + r * p->dim, p->dim * sizeof(float));
                                 to += p->dim;
                         }
-                quant_encode(&q, rows, q.bits > 1, ROUNDS, at, rows + p->n_values);
+                if (!quant_encode(&q, rows, q.bits > 1, ROUNDS, at, rows + p->n_values))
+                        return 0;
                 at += q.bytes;
         }
         return (size_t)(at - dst);
@@ -260,12 +253,21 @@ static bool mixed_better(const struct codec_spec *s, struct codec_spec *ret)
 
 static int mixed_describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
 {
+        char bits[32] = "", group[32] = "", groups[32];
         struct parts x;
+        size_t n = 0;
 
         if (!open_parts(&x, p, src, n_src))
-                return snprintf(ret, n_ret, "not a payload of mixed");
-        return snprintf(ret, n_ret, "low=%u,high=%u,share=%u", x.n[0] ? x.q[0].bits : 0, x.n[1] ? x.q[1].bits : 0,
-                        (unsigned)((uint64_t)x.n[1] * 100 / p->tokens));
+                return snprintf(ret, n_ret, "?");
+        if (x.n[0])
+                n = (size_t)snprintf(bits, sizeof(bits), "low=%u,", x.q[0].bits);
+        if (x.n[1])
+                snprintf(bits + n, sizeof(bits) - n, "high=%u,", x.q[1].bits);
+        if (x.n[0] && x.n[1] && x.q[0].axis == QUANT_CHANNEL)
+                snprintf(group, sizeof(group), "group=%u,", x.q[0].group);
+        quant_describe(&x.q[x.n[1] > 0], groups, sizeof(groups));
+        return snprintf(ret, n_ret, "%sshare=%u,%s%s", bits, (unsigned)(((uint64_t)x.n[1] * 100 + p->tokens / 2) / p->tokens), group,
+                        groups);
 }
 
 const struct codec codec_mixed = {
@@ -276,9 +278,7 @@ const struct codec codec_mixed = {
         .params = {[LOW] = {"low", 3, .allowed = {1, 2, 3, 4, 8}, .help = "bits of most tokens' codes"},
                    [HIGH] = {"high", 8, .allowed = {4, 8}, .help = "bits of salient tokens' codes"},
                    [SHARE] = {"share", 2, 0, 100, .help = "salient tokens of a hundred"},
-                   [GROUP] = {"group", 64, .allowed = {16, 32, 64, 128}, .help = "tokens that share parameters, in key planes"},
-                   [VGROUP] = {"vgroup", 64, .allowed = {16, 32, 64, 128}, .help = "channels that share parameters, in value planes"},
-                   [PARAMS] = {"params", 8, .allowed = {8, 16}, .help = "bits of a parameter"}},
+                   QUANT_PARAMS(GROUP)},
         .bound = mixed_bound,
         .scratch = mixed_scratch,
         .encode = mixed_encode,

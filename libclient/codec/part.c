@@ -149,18 +149,25 @@ enum way { KEEP, SHRINK, DECODE, ENCODE };
 
 static enum way way_of(const struct kvt_copy_plane *c, const struct codec_spec *to)
 {
-        if (c->rel_l2 > 0 || !(codec_find(c->codec)->flags & CODEC_LOSSLESS))
+        if (!(codec_find(c->codec)->flags & CODEC_LOSSLESS))
                 return to->codec->id == c->codec && to->codec->flags & CODEC_TRUNCATES ? SHRINK : KEEP;
         if (c->codec == to->codec->id) /* what a lossless codec made is what it would make */
                 return KEEP;
         return to->codec->id == CODEC_RAW ? DECODE : ENCODE;
 }
 
-bool part_needs_work(const struct geometry *g, const struct codec_pair *to, const struct kvt_copy_plane *planes)
+bool part_needs_work(const struct geometry *g, const struct codec_pair *to, float max_rel_l2, const struct kvt_copy_plane *planes,
+                     const uint8_t *payload)
 {
-        for (uint32_t i = 0; i < g->n_planes; i++)
-                if (way_of(&planes[i], codec_pair_for(to, g->planes[i].role)) != KEEP)
+        for (uint32_t i = 0; i < g->n_planes; payload += planes[i++].bytes) {
+                const struct codec_spec *s = codec_pair_for(to, g->planes[i].role);
+                enum way way = way_of(&planes[i], s);
+                struct shape p = shape_of(g, i);
+                struct kvt_copy_plane c = planes[i];
+
+                if (way == SHRINK ? plane_shrinks(&p, s, max_rel_l2, payload, &c) : way != KEEP)
                         return true;
+        }
         return false;
 }
 
@@ -216,14 +223,16 @@ static float *widen_scores(const struct geometry *g, const struct hints *h, floa
 }
 
 int part_recode(const struct geometry *g, const struct codec_pair *to, float max_rel_l2, const struct kvt_copy_plane *planes,
-                const uint8_t *payload, uint8_t *dst, void *scratch, struct kvt_copy_plane *ret, uint64_t *ret_bytes)
+                const uint8_t *payload, uint8_t *dst, void *scratch, struct kvt_copy_plane *ret, uint64_t *ret_bytes,
+                struct recode_counts *ret_counts)
 {
         const struct kvt_copy_plane *h = &planes[g->n_planes];
         const uint8_t *hint_bytes = payload + part_offset(planes, g->n_planes);
         uint8_t *out = dst, *work = (uint8_t *)scratch + aligned(g->block_tokens * sizeof(float));
+        struct recode_counts counts = {0};
         struct hints hints;
 
-        if (hash_bytes(hint_bytes, h->bytes, g->n_planes) != h->hash || hints_decode(g, hint_bytes, h->bytes, &hints))
+        if (hash_bytes(hint_bytes, h->bytes, kvt_plane_seed(h, g->n_planes)) != h->hash || hints_decode(g, hint_bytes, h->bytes, &hints))
                 return KVT_E_CORRUPT;
         const float *scores = widen_scores(g, &hints, scratch);
         for (uint32_t i = 0; i < g->n_planes; payload += planes[i].bytes, out += ret[i].bytes, i++) {
@@ -234,13 +243,13 @@ int part_recode(const struct geometry *g, const struct codec_pair *to, float max
 
                 if (way == KEEP || way == SHRINK) {
                         ret[i] = planes[i];
-                        if (hash_copy(out, payload, planes[i].bytes, i) != planes[i].hash)
+                        if (hash_copy(out, payload, planes[i].bytes, kvt_plane_seed(&planes[i], i)) != planes[i].hash)
                                 return KVT_E_CORRUPT;
                         if (way == SHRINK)
-                                plane_shrink(&p, s, max_rel_l2, out, &ret[i]);
+                                counts.n_coded += plane_shrink(&p, s, max_rel_l2, out, &ret[i]);
                         continue;
                 }
-                if (hash_bytes(payload, planes[i].bytes, i) != planes[i].hash)
+                if (hash_bytes(payload, planes[i].bytes, kvt_plane_seed(&planes[i], i)) != planes[i].hash)
                         return KVT_E_CORRUPT;
                 if (way == DECODE) {
                         if (plane_decode(&p, &planes[i], payload, NULL, out, work))
@@ -256,10 +265,14 @@ int part_recode(const struct geometry *g, const struct codec_pair *to, float max
                         if (plane_decode(&p, &planes[i], payload, NULL, work, rest))
                                 return KVT_E_CORRUPT;
                 }
-                plane_encode(&p, &q, raw, out, rest, &ret[i]);
+                counts.n_fell_back += !plane_encode(&p, &q, raw, out, rest, &ret[i]);
+                counts.n_coded++;
         }
         ret[g->n_planes] = *h;
         memcpy(out, hint_bytes, h->bytes);
         *ret_bytes = (uint64_t)(out - dst) + h->bytes;
-        return 0;
+        *ret_counts = counts;
+        return part_check(g, ret, g->n_planes + 1, *ret_bytes, part_max_rel_l2(g, ret))
+                       ? 0
+                       : KVT_E_CORRUPT; /* a payload may lie about itself */
 }

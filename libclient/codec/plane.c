@@ -1,5 +1,6 @@
 /* See plane.h. */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "libclient/codec/hash.h"
@@ -321,7 +322,7 @@ static bool encode_lossy(const struct shape *p, const struct plane_request *q, c
         return ret->rel_l2 <= q->max_rel_l2;
 }
 
-void plane_encode(const struct shape *p, const struct plane_request *q, const void *src, uint8_t *dst, void *scratch,
+bool plane_encode(const struct shape *p, const struct plane_request *q, const void *src, uint8_t *dst, void *scratch,
                   struct kvt_copy_plane *ret)
 {
         struct codec_input in = {.bytes = src, .base = q->base, .base_key = q->base_key};
@@ -342,8 +343,8 @@ void plane_encode(const struct shape *p, const struct plane_request *q, const vo
                                 n_exact = take_in(p, q, src, &w);
                         widened = true;
                         if (encode_lossy(p, q, &s, src, dst, &w, n_exact, ret)) {
-                                ret->hash = hash_bytes(dst, ret->bytes, p->seed);
-                                return;
+                                ret->hash = hash_bytes(dst, ret->bytes, kvt_plane_seed(ret, p->seed));
+                                return codec_spec_equal(&s, q->spec);
                         }
                         continue;
                 }
@@ -352,24 +353,49 @@ void plane_encode(const struct shape *p, const struct plane_request *q, const vo
                 n = s.codec->encode(&s, p, &in, dst, w.codec);
                 if (!n || n >= p->n_bytes)
                         continue;
-                *ret = (struct kvt_copy_plane){.hash = hash_bytes(dst, n, p->seed), .bytes = (uint32_t)n, .codec = s.codec->id};
-                return;
+                *ret = (struct kvt_copy_plane){.bytes = (uint32_t)n, .codec = s.codec->id};
+                ret->hash = hash_bytes(dst, n, kvt_plane_seed(ret, p->seed));
+                return codec_spec_equal(&s, q->spec);
         }
         *ret = (struct kvt_copy_plane){.hash = hash_copy(dst, src, p->n_bytes, p->seed), .bytes = (uint32_t)p->n_bytes, .codec = CODEC_RAW};
+        return q->spec->codec->id == CODEC_RAW;
+}
+
+char *plane_describe(const struct shape *p, const struct kvt_copy_plane *c, const void *payload, char ret[CODEC_SPEC_MAX])
+{
+        const struct codec *codec = codec_find(c->codec);
+        struct codec_spec s = codec_spec_default(codec);
+        char text[CODEC_SPEC_MAX];
+        const char *why;
+        struct parts x;
+        int n = snprintf(text, sizeof(text), "%s:", codec->name), more = 0;
+
+        if (codec->describe && supports(&s, p) && !take_apart(p, c, payload, &x))
+                more = codec->describe(p, payload, x.n_codec, text + n, sizeof(text) - (size_t)n);
+        if (more <= 0 || n + more >= (int)sizeof(text) || codec_spec_parse(text, (size_t)(n + more), &s, &why))
+                s = codec_spec_default(codec);
+        return codec_spec_format(&s, ret);
+}
+
+bool plane_shrinks(const struct shape *p, const struct codec_spec *to, float max_rel_l2, const uint8_t *payload, struct kvt_copy_plane *c)
+{
+        struct kvt_copy_plane made = *c;
+
+        /* with exact rows, what the payload says of its error is not that of the plane */
+        if (c->codec != to->codec->id || !(to->codec->flags & CODEC_TRUNCATES) || c->flags || !supports(to, p))
+                return false;
+        size_t n = to->codec->shrink(to, p, (uint8_t *)payload, c->bytes, &made.rel_l2, &made.max_abs); /* it changes nothing */
+        if (!n || n >= c->bytes || !(made.rel_l2 <= max_rel_l2))
+                return false;
+        made.bytes = (uint32_t)n;
+        *c = made;
+        return true;
 }
 
 bool plane_shrink(const struct shape *p, const struct codec_spec *to, float max_rel_l2, uint8_t *payload, struct kvt_copy_plane *c)
 {
-        struct kvt_copy_plane made = *c;
-        size_t n;
-
-        if (c->codec != to->codec->id || !(to->codec->flags & CODEC_TRUNCATES) || c->flags || !supports(to, p))
+        if (!plane_shrinks(p, to, max_rel_l2, payload, c))
                 return false;
-        n = to->codec->shrink(to, p, payload, c->bytes, &made.rel_l2, &made.max_abs);
-        if (!n || n >= c->bytes || !(made.rel_l2 <= max_rel_l2))
-                return false;
-        made.bytes = (uint32_t)n;
-        made.hash = hash_bytes(payload, n, p->seed);
-        *c = made;
+        c->hash = hash_bytes(payload, c->bytes, kvt_plane_seed(c, p->seed));
         return true;
 }

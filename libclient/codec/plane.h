@@ -27,8 +27,9 @@ struct plane_request {
 /* Room that plane_encode() may need at dst, and at scratch (64-byte aligned), with these specs or what they give way to. */
 size_t plane_bound(const struct shape *p, const struct codec_spec *s);
 size_t plane_encode_scratch(const struct shape *p, const struct codec_spec *s);
-/* Encodes src (canonical bytes, which must not change meanwhile). Fills ret: codec, flags, bytes, hash (seeded with p->seed), errors. */
-void plane_encode(const struct shape *p, const struct plane_request *q, const void *src, uint8_t *dst, void *scratch,
+/* Encodes src (canonical bytes, which must not change meanwhile). Fills ret: codec, flags, bytes, hash, errors; p->seed is the plane's number. Returns whether it is under
+ * the spec that was asked for; false: it fell back. */
+bool plane_encode(const struct shape *p, const struct plane_request *q, const void *src, uint8_t *dst, void *scratch,
                   struct kvt_copy_plane *ret);
 
 /* Bytes of scratch to decode the plane, 64-byte aligned; 0: none, or the codec is unknown. */
@@ -39,6 +40,10 @@ int plane_decode(const struct shape *p, const struct kvt_copy_plane *c, const vo
 /* Rows of a head as the codec's decode_rows(). KVT_E_UNSUPPORTED: the codec has no row access. */
 int plane_decode_rows(const struct shape *p, const struct kvt_copy_plane *c, const void *src, uint32_t head, const uint32_t *tokens,
                       size_t n, void *dst, void *scratch);
+/* The spec of a plane, as far as its payload knows it, as codec_spec_format() has it; what is no payload: the codec's name. The codec is known. Returns ret. */
+char *plane_describe(const struct shape *p, const struct kvt_copy_plane *c, const void *payload, char ret[CODEC_SPEC_MAX]);
+/* Whether plane_shrink() would; ret gets the bytes and errors it would have. */
+bool plane_shrinks(const struct shape *p, const struct codec_spec *to, float max_rel_l2, const uint8_t *payload, struct kvt_copy_plane *c);
 /* Makes the plane at payload one of spec `to` by truncation, in place, if that makes it smaller and stays within max_rel_l2. False: it does not. */
 bool plane_shrink(const struct shape *p, const struct codec_spec *to, float max_rel_l2, uint8_t *payload, struct kvt_copy_plane *c);
 

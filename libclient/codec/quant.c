@@ -1,6 +1,7 @@
 /* See quant.h. */
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "include/kvtier.h"
@@ -19,7 +20,8 @@ static size_t smaller(size_t a, size_t b)
         return a < b ? a : b;
 }
 
-void quant_lay_out(struct quant *q)
+/* Fills in what the first seven fields decide. */
+static void finish(struct quant *q)
 {
         size_t along = q->axis == QUANT_CHANNEL ? q->tokens : q->dim;
 
@@ -28,6 +30,20 @@ void quant_lay_out(struct quant *q)
         q->row_bytes = ((size_t)q->dim * q->bits + 7) / 8;
         q->head_bytes = (q->param_bits == 8 ? RANGE_BYTES : 0) + 2 * q->n_params * (q->param_bits / 8) + q->tokens * q->row_bytes;
         q->bytes = QUANT_HEADER_BYTES + q->heads * q->head_bytes;
+}
+
+struct quant quant_lay_out(const struct shape *p, uint32_t tokens, bool per_token, unsigned bits, const uint16_t params[3])
+{
+        struct quant q = {.heads = p->heads,
+                          .tokens = tokens,
+                          .dim = p->dim,
+                          .axis = per_token || p->role == KVT_ROLE_V ? QUANT_TOKEN : QUANT_CHANNEL,
+                          .bits = bits,
+                          .param_bits = params[2]};
+
+        q.group = params[q.axis == QUANT_TOKEN];
+        finish(&q);
+        return q;
 }
 
 size_t quant_encode_scratch(const struct quant *q)
@@ -178,7 +194,8 @@ static void store_bytes(const struct quant *q, uint8_t *dst, float *low, float *
         kernels()->quant_params(step, steps, q->n_params, QUANT_PARAM_LOG, top, 0);
 }
 
-static void encode_head(const struct quant *q, const float *x, const struct quant_rule *rule, uint8_t *dst, float *low, float *step)
+/* False: some parameters are not finite. */
+static bool encode_head(const struct quant *q, const float *x, const struct quant_rule *rule, uint8_t *dst, float *low, float *step)
 {
         struct quant_rows rows = {.row_bytes = q->row_bytes,
                                   .n_rows = q->tokens,
@@ -188,6 +205,7 @@ static void encode_head(const struct quant *q, const float *x, const struct quan
                                   .low = low,
                                   .step = step};
         float up = ldexpf(1, q->exponent), down = ldexpf(1, -q->exponent);
+        float check = 0;
         size_t n = q->n_params;
 
         if (q->axis == QUANT_CHANNEL)
@@ -195,9 +213,12 @@ static void encode_head(const struct quant *q, const float *x, const struct quan
         else
                 fit_tokens(q, x, rule, low, step);
         for (size_t i = 0; i < n; i++) {
+                check += low[i] * 0.0f + step[i] * 0.0f; /* NaN if any is not finite */
                 low[i] *= up;
                 step[i] *= up;
         }
+        if (check != 0)
+                return false;
         if (q->param_bits == 16) {
                 kernels()->narrow(dst, low, n, KVT_DTYPE_F16);
                 kernels()->narrow(dst + 2 * n, step, n, KVT_DTYPE_F16);
@@ -218,21 +239,25 @@ static void encode_head(const struct quant *q, const float *x, const struct quan
         }
         if (rows.group)
                 kernels()->quant_encode_rows(dst, x, &rows);
+        return true;
 }
 
-void quant_encode(struct quant *q, const float *values, bool middles, unsigned rounds, uint8_t *restrict dst, void *scratch)
+bool quant_encode(struct quant *q, const float *values, bool middles, unsigned rounds, uint8_t *restrict dst, void *scratch)
 {
         struct quant_rule rule = {q->bits, middles, rounds};
         size_t head_values = (size_t)q->tokens * q->dim;
         float *low = scratch;
 
+        q->section = dst;
         q->exponent = exponent_of(values, q->heads * head_values);
         dst[0] = (uint8_t)q->bits;
         dst[1] = (uint8_t)q->param_bits;
         dst[2] = (uint8_t)(__builtin_ctz(q->group) | (q->axis == QUANT_TOKEN ? 128 : 0));
         dst[3] = (uint8_t)(int8_t)q->exponent;
         for (size_t h = 0; h < q->heads; h++)
-                encode_head(q, values + h * head_values, &rule, dst + QUANT_HEADER_BYTES + h * q->head_bytes, low, low + q->n_params);
+                if (!encode_head(q, values + h * head_values, &rule, dst + QUANT_HEADER_BYTES + h * q->head_bytes, low, low + q->n_params))
+                        return false;
+        return true;
 }
 
 /* decoding */
@@ -257,7 +282,7 @@ size_t quant_open(struct quant *ret, uint32_t heads, uint32_t tokens, uint32_t d
                               .exponent = (int8_t)src[3]};
         if (ret->exponent < EXPONENT_MIN || ret->exponent > EXPONENT_MAX)
                 return 0;
-        quant_lay_out(ret);
+        finish(ret);
         return ret->bytes <= n_src ? ret->bytes : 0;
 }
 
@@ -326,6 +351,21 @@ int quant_decode(const struct quant *q, uint32_t head, uint32_t first, uint32_t 
                 to += rows.n_rows * q->dim * dtype_bytes(dtype);
         }
         return 0;
+}
+
+int quant_decode_plane(const struct quant *q, const struct shape *p, void *dst, void *scratch)
+{
+        size_t head_bytes = (size_t)p->tokens * p->dim * p->elem_bytes;
+        int r = 0;
+
+        for (uint32_t h = 0; h < p->heads && !r; h++)
+                r = quant_decode(q, h, 0, p->tokens, p->dtype, (uint8_t *)dst + h * head_bytes, scratch);
+        return r;
+}
+
+int quant_describe(const struct quant *q, char *ret, size_t n_ret)
+{
+        return snprintf(ret, n_ret, "%s=%u,params=%u", q->axis == QUANT_TOKEN ? "vgroup" : "group", q->group, q->param_bits);
 }
 
 /* deeper levels */

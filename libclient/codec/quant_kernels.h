@@ -114,15 +114,9 @@ static void quant_decode_rows(void *restrict dst, const struct quant_rows *q)
 {
         size_t elem_bytes = q->dtype == KVT_DTYPE_F32 ? 4 : q->dtype == KVT_DTYPE_F16 || q->dtype == KVT_DTYPE_BF16 ? 2 : 1;
 
-        if (q->group) {
-#define CALL(b) quant_decode_const(dst, q, b, false, elem_bytes)
-                BITS_SWITCH(q->bits, CALL)
+#define CALL(b) (q->group ? quant_decode_const(dst, q, b, false, elem_bytes) : quant_decode_const(dst, q, b, true, elem_bytes))
+        BITS_SWITCH(q->bits, CALL)
 #undef CALL
-        } else {
-#define CALL(b) quant_decode_const(dst, q, b, true, elem_bytes)
-                BITS_SWITCH(q->bits, CALL)
-#undef CALL
-        }
 }
 
 static void quant_add(float *restrict to, const float *restrict x, float sign, size_t n)
@@ -183,15 +177,9 @@ static inline __attribute__((always_inline)) void quant_encode_const(uint8_t *re
 
 static void quant_encode_rows(uint8_t *restrict dst, const float *restrict x, const struct quant_rows *q)
 {
-        if (q->group) {
-#define CALL(b) quant_encode_const(dst, x, q, b, false)
-                BITS_SWITCH(q->bits, CALL)
+#define CALL(b) (q->group ? quant_encode_const(dst, x, q, b, false) : quant_encode_const(dst, x, q, b, true))
+        BITS_SWITCH(q->bits, CALL)
 #undef CALL
-        } else {
-#define CALL(b) quant_encode_const(dst, x, q, b, true)
-                BITS_SWITCH(q->bits, CALL)
-#undef CALL
-        }
 }
 
 /* Least squares: the line through (code, x) of each lane, again and again; codes follow the line. */

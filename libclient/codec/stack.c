@@ -13,22 +13,12 @@
 #include "libclient/codec/plane.h"
 #include "libclient/codec/quant.h"
 
-enum { LEVELS, FIRST, GROUP, VGROUP, PARAMS, ROUNDS };
+enum { LEVELS, FIRST, GROUP, ROUNDS = GROUP + 3 };
 enum { LEVELS_MAX = 8, PREFIX_BYTES = 4, ERRORS_BYTES = LEVELS_MAX * 2 * 4, HEADER_BYTES = PREFIX_BYTES + ERRORS_BYTES, TILE = 4096 };
 
 static struct quant lay_out(const struct codec_spec *s, const struct shape *p)
 {
-        bool token = p->role == KVT_ROLE_V;
-        struct quant q = {.heads = p->heads,
-                          .tokens = p->tokens,
-                          .dim = p->dim,
-                          .axis = token ? QUANT_TOKEN : QUANT_CHANNEL,
-                          .bits = s->params[FIRST],
-                          .param_bits = s->params[PARAMS],
-                          .group = s->params[token ? VGROUP : GROUP]};
-
-        quant_lay_out(&q);
-        return q;
+        return quant_lay_out(p, p->tokens, false, s->params[FIRST], s->params + GROUP);
 }
 
 static size_t stack_bound(const struct codec_spec *s, const struct shape *p)
@@ -73,8 +63,8 @@ static size_t stack_encode(const struct codec_spec *s, const struct shape *p, co
 
         memset(dst, 0, HEADER_BYTES);
         dst[0] = (uint8_t)s->params[LEVELS];
-        quant_encode(&q, in->values, s->params[FIRST] > 1, s->params[ROUNDS], dst + at, own);
-        q.section = dst + at;
+        if (!quant_encode(&q, in->values, s->params[FIRST] > 1, s->params[ROUNDS], dst + at, own))
+                return 0;
         at += q.bytes;
         for (unsigned level = 0; level < s->params[LEVELS]; level++) {
                 float errors[2];
@@ -197,12 +187,13 @@ static size_t stack_shrink(const struct codec_spec *to, const struct shape *p, u
 
 static int stack_describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
 {
+        char groups[32];
         struct levels x;
 
         if (!open_levels(&x, p, src, n_src))
-                return snprintf(ret, n_ret, "not a payload of stack");
-        return snprintf(ret, n_ret, "levels=%u,first=%u,%s=%u,params=%u", x.n, x.q.bits, x.q.axis == QUANT_TOKEN ? "vgroup" : "group",
-                        x.q.group, x.q.param_bits);
+                return snprintf(ret, n_ret, "?");
+        quant_describe(&x.q, groups, sizeof(groups));
+        return snprintf(ret, n_ret, "levels=%u,first=%u,%s", x.n, x.q.bits, groups);
 }
 
 const struct codec codec_stack = {
@@ -212,9 +203,7 @@ const struct codec codec_stack = {
         .flags = CODEC_ROW_ACCESS | CODEC_TRUNCATES,
         .params = {[LEVELS] = {"levels", 3, 1, LEVELS_MAX, .help = "levels; each after the first is a bit"},
                    [FIRST] = {"first", 2, .allowed = {1, 2}, .help = "bits of the first level"},
-                   [GROUP] = {"group", 64, .allowed = {16, 32, 64, 128}, .help = "tokens that share parameters, in key planes"},
-                   [VGROUP] = {"vgroup", 64, .allowed = {16, 32, 64, 128}, .help = "channels that share parameters, in value planes"},
-                   [PARAMS] = {"params", 8, .allowed = {8, 16}, .help = "bits of a parameter"},
+                   QUANT_PARAMS(GROUP),
                    [ROUNDS] = {"rounds", 0, 0, 8,
                                .help = "rounds of least squares when choosing parameters: better with few levels, worse with many"}},
         .bound = stack_bound,

@@ -305,7 +305,11 @@ static bool turbo_better(const struct codec_spec *s, struct codec_spec *ret)
 
 static int turbo_describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
 {
-        return n_src < HEADER_BYTES ? snprintf(ret, n_ret, "?") : snprintf(ret, n_ret, "bits=%u,centre=%u", src[0], src[1]);
+        struct payload o;
+
+        if (open_payload(p, src, n_src, &o))
+                return snprintf(ret, n_ret, "?");
+        return snprintf(ret, n_ret, "bits=%u,centre=%u", src[0], src[1]);
 }
 
 const struct codec codec_turbo = {

@@ -45,11 +45,6 @@ static int decode(const struct shape *p, const uint8_t *restrict src, size_t n_s
         return zbf_decode(p, src + XDELTA_KEY_BYTES, n_src - XDELTA_KEY_BYTES, base, dst, scratch);
 }
 
-static int describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
-{
-        return n_src < XDELTA_KEY_BYTES ? 0 : zbf_describe(src + XDELTA_KEY_BYTES, n_src - XDELTA_KEY_BYTES, ret, n_ret);
-}
-
 const struct codec codec_xdelta = {
         .id = CODEC_XDELTA,
         .name = "xdelta",
@@ -59,5 +54,4 @@ const struct codec codec_xdelta = {
         .scratch = scratch_bytes,
         .encode = encode,
         .decode = decode,
-        .describe = describe,
 };

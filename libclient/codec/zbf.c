@@ -9,7 +9,6 @@
  * the bytes that are left of a plane that is no multiple of width. Little-endian.
  */
 #include <assert.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "libclient/codec/codec.h"
@@ -251,11 +250,6 @@ int zbf_decode(const struct shape *p, const uint8_t *restrict src, size_t n_src,
         return 0;
 }
 
-int zbf_describe(const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
-{
-        return snprintf(ret, n_ret, "width=%u,rotated=%u", n_src ? 1u << (src[0] & 3) : 0, n_src ? src[0] / ROTATED & 1u : 0);
-}
-
 /* the codec */
 
 static size_t bound(const struct codec_spec *s, const struct shape *p)
@@ -278,11 +272,6 @@ static int decode(const struct shape *p, const uint8_t *restrict src, size_t n_s
         return zbf_decode(p, src, n_src, NULL, dst, scratch);
 }
 
-static int describe(const struct shape *p, const uint8_t *src, size_t n_src, char *ret, size_t n_ret)
-{
-        return zbf_describe(src, n_src, ret, n_ret);
-}
-
 const struct codec codec_zbf = {
         .id = CODEC_ZBF,
         .name = "zbf",
@@ -292,5 +281,4 @@ const struct codec codec_zbf = {
         .scratch = scratch_bytes,
         .encode = encode,
         .decode = decode,
-        .describe = describe,
 };

@@ -11,5 +11,3 @@ size_t zbf_room(size_t n_bytes);
 size_t zbf_code(const struct shape *p, const uint8_t *src, const uint8_t *base, uint8_t *restrict dst, void *scratch);
 /* And back: 0 or KVT_E_CORRUPT. base as it was given to zbf_code(). */
 int zbf_decode(const struct shape *p, const uint8_t *restrict src, size_t n_src, const uint8_t *base, uint8_t *restrict dst, void *scratch);
-/* What a payload says of itself, as codec->describe(). */
-int zbf_describe(const uint8_t *src, size_t n_src, char *ret, size_t n_ret);

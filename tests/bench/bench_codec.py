@@ -4,7 +4,7 @@
 bench_codec.py BUILD_FOLDER MODEL. Writes build/bench-codec.json (rows as bench.json's), build/bench-codec.md (the README's table) and two plots,
 build/codec-rd.svg (relative L2 against bits, with the Gaussian bound) and build/codec-kl.svg (KL against bits).
 
-The text is $KVTIER_TEXT, else what this tree has to read: README.md, LICENSE, and the manual pages as mandoc prints them. BENCH_QUICK=1: few tokens and
+The text is $KVTIER_TEXT, else what this tree has to read: LICENSE, and the manual pages as mandoc prints them. BENCH_QUICK=1: few tokens and
 few codecs, the same rows for them. BENCH_STRICT=1: a missed target fails.
 """
 import glob
@@ -41,12 +41,11 @@ def text_file(folder):
         return named, os.path.basename(named)
     path = os.path.join(folder, "text")
     with open(path, "w", encoding="utf-8") as f:
-        for name in ["README.md", "LICENSE"]:
-            f.write(open(name, encoding="utf-8").read())
+        f.write(open("LICENSE", encoding="utf-8").read())
         for page in sorted(glob.glob("man/*.[13578]")):
             shown = subprocess.run(["mandoc", "-T", "ascii", page], stdout=subprocess.PIPE, check=True).stdout
             f.write(re.sub(".\b", "", shown.decode("utf-8", "replace")))  # what is struck over
-    return path, "README.md, LICENSE and manual pages of this tree"
+    return path, "LICENSE and manual pages of this tree"
 
 
 def entropy_bits(build, capture, role):

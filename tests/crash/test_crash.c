@@ -8,6 +8,7 @@
  *  - of what was flushed without having been promised, nearly all is back.
  *
  * CRASH_SEED=n runs one seed, CRASHES=n so many crashes (default: as many as fit a few seconds). */
+#include "libclient/codec/copy.h"
 #include "daemon/util/metrics.h"
 #include "tests/crash/model.h"
 
@@ -103,9 +104,11 @@ static void take_header(struct op *o, const uint8_t key[16])
         o->has_header = p && p->at.slab;
         if (!o->has_header)
                 return;
-        const struct kvt_copy_header *h = slab_header(host_slab(&w.st.e.host, p->at.slab), p->at.slot);
+        const struct slab *slab = host_slab(&w.st.e.host, p->at.slab);
+        static struct copy c;
+        CHECK_OK(copy_look(&s->geometry, s->max_rel_l2, slab_slot_address(slab, p->at.slot), slab->slot_bytes, &c));
         for (uint32_t k = 0; k < s->geometry.n_planes; k++)
-                o->rel_l2[k] = h->planes[k].rel_l2;
+                o->rel_l2[k] = c.planes[k].rel_l2;
 }
 
 static void start_get(struct op *o)

@@ -112,7 +112,7 @@ static void shrink(const struct shape *p, const struct codec_spec *to, const uin
         uint8_t *bytes = room_of(payload, c->bytes);
 
         if (plane_shrink(p, to, INFINITY, bytes, &made))
-                FUZZ_CHECK(made.bytes < c->bytes && made.codec == c->codec && made.hash == hash_bytes(bytes, made.bytes, p->seed));
+                FUZZ_CHECK(made.bytes < c->bytes && made.codec == c->codec && made.hash == hash_bytes(bytes, made.bytes, kvt_plane_seed(&made, p->seed)));
         else
                 FUZZ_CHECK(!memcmp(&made, c, sizeof(made)) && !memcmp(bytes, payload, c->bytes));
         free(bytes);
@@ -233,7 +233,7 @@ static void run_encode(struct input *in)
         dst = room_of(payload, c.bytes);
         const struct codec *codec = codec_find(c.codec);
         FUZZ_CHECK(codec && (codec == spec.codec || codec->flags & CODEC_LOSSLESS));
-        FUZZ_CHECK(c.hash == hash_bytes(dst, c.bytes, p.seed) && c.rel_l2 <= q.max_rel_l2);
+        FUZZ_CHECK(c.hash == hash_bytes(dst, c.bytes, kvt_plane_seed(&c, p.seed)) && c.rel_l2 <= q.max_rel_l2);
         FUZZ_CHECK(!decode(&p, &c, dst, q.base, got));
         if (codec->flags & CODEC_LOSSLESS)
                 FUZZ_CHECK(!memcmp(src, got, p.n_bytes));

@@ -129,7 +129,7 @@ static void mend_payload(struct record_header *h, uint64_t room, bool leave_key)
 
                         if (plane->bytes > room - payload)
                                 return;
-                        plane->hash = XXH3_64bits_withSeed((uint8_t *)h + payload, plane->bytes, i);
+                        plane->hash = XXH3_64bits_withSeed((uint8_t *)h + payload, plane->bytes, kvt_plane_seed(plane, i));
                         payload += plane->bytes;
                 }
         } else if (h->type != RECORD_PAD && h->stored_bytes <= room - used) {

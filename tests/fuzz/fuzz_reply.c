@@ -296,8 +296,7 @@ static void scribble(void)
         unsigned b = input_u8(&in) % (N_SLABS * SLOTS), at = (unsigned)input_number(&in, 2) % (SLOT_BYTES / 2);
         uint8_t *slot = (uint8_t *)block_header(b);
 
-        d.lied |= at >= sizeof(struct kvt_copy_header) &&
-                  at < sizeof(struct kvt_copy_header) + 3 * sizeof(struct kvt_copy_plane); /* checksums, codecs */
+        d.lied |= at >= 8 && at < sizeof(struct kvt_copy_header) + 3 * sizeof(struct kvt_copy_plane); /* lengths, checksums, codecs */
         slot[at] = input_u8(&in);
 }
 

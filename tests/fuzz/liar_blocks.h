@@ -5,7 +5,7 @@
 
 #include "include/kvtier.h"
 #include "libclient/codec/hash.h"
-#include "libclient/codec/part.h"
+#include "libclient/codec/copy.h"
 #include "proto/shm.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -66,19 +66,18 @@ static const kvt_plane block_planes[N_PLANES] = {
 static struct geometry block_geometry;
 static uint8_t slabs_as_stored[N_SLABS][SLAB_BYTES];
 
-/* Makes a header agree with its planes, whatever those say, as far as the slot has room. */
+/* Makes a header of planes agree with them, whatever those say, as far as the slot has room. */
 static void block_seal(struct kvt_copy_header *h)
 {
+        struct kvt_copy_plane *planes = kvt_copy_planes(h);
         uint64_t at, n = 0;
 
         for (uint32_t p = 0; p <= N_PLANES; p++)
-                n += h->planes[p].bytes;
+                n += planes[p].bytes;
         h->payload_bytes = (uint32_t)n;
-        h->payload_at = kvt_payload_offset(N_PLANES + 1, n);
-        h->max_rel_l2 = part_max_rel_l2(&block_geometry, h->planes);
-        at = h->payload_at;
-        for (uint32_t p = 0; p <= N_PLANES && at + h->planes[p].bytes <= SLOT_BYTES; at += h->planes[p++].bytes)
-                h->planes[p].hash = hash_bytes((uint8_t *)h + at, h->planes[p].bytes, p);
+        at = kvt_payload_offset(KVT_COPY_PLANES, N_PLANES, n);
+        for (uint32_t p = 0; p <= N_PLANES && at + planes[p].bytes <= SLOT_BYTES; at += planes[p++].bytes)
+                planes[p].hash = hash_bytes((uint8_t *)h + at, planes[p].bytes, kvt_plane_seed(&planes[p], p));
 }
 
 /* Each fourth block is coded without loss, each fourth is lossy. */
@@ -90,28 +89,31 @@ static void block_store(unsigned i)
         struct kvt_copy_header *h = block_header(i);
         uint8_t *bytes = block_bytes[i], *payload;
         struct plane_request q = {.max_rel_l2 = i % 4 == 3 ? 0.5f : 0};
+        struct kvt_copy_plane planes[N_PLANES + 1] = {0};
         struct codec_spec spec;
+        static struct copy look;
         const char *why;
 
         FUZZ_CHECK(codec_spec_parse(texts[i % 4], strlen(texts[i % 4]), &spec, &why) == 0);
         q.spec = &spec;
         for (size_t at = 0; at < PART_BYTES; at++) /* as floats: between 1 and 2 */
                 bytes[at] = at & 1 ? 0x3c : (uint8_t)(i * 31 + at * 7 + (at >> 8));
-        *h = (struct kvt_copy_header){.generation = GENERATION + i, .n_planes = N_PLANES + 1, .layout = KVT_COPY_LAYOUT};
-        h->planes[N_PLANES] = (struct kvt_copy_plane){0};
         for (uint32_t p = 0; p < N_PLANES; p++) {
                 struct shape shape = shape_of(&block_geometry, p);
 
                 FUZZ_CHECK(plane_bound(&shape, &spec) <= sizeof(coded[p]) && plane_encode_scratch(&shape, &spec) <= sizeof(scratch));
-                plane_encode(&shape, &q, bytes + p * PLANE_BYTES, coded[p], scratch, &h->planes[p]);
-                FUZZ_CHECK(!plane_decode(&shape, &h->planes[p], coded[p], NULL, bytes + p * PLANE_BYTES, scratch));
+                plane_encode(&shape, &q, bytes + p * PLANE_BYTES, coded[p], scratch, &planes[p]);
+                FUZZ_CHECK(!plane_decode(&shape, &planes[p], coded[p], NULL, bytes + p * PLANE_BYTES, scratch));
         }
-        FUZZ_CHECK(i % 4 < 2 || h->planes[0].codec == spec.codec->id);
-        payload = (uint8_t *)h + kvt_payload_offset(N_PLANES + 1, h->planes[0].bytes + h->planes[1].bytes);
-        memcpy(payload, coded[0], h->planes[0].bytes);
-        memcpy(payload + h->planes[0].bytes, coded[1], h->planes[1].bytes);
-        block_seal(h);
-        FUZZ_CHECK(part_check(&block_geometry, h->planes, h->n_planes, h->payload_bytes, q.max_rel_l2));
+        FUZZ_CHECK(i % 4 < 2 || planes[0].codec == spec.codec->id);
+        payload = copy_open(&block_geometry, h, copy_is_raw(&block_geometry, planes), planes[0].bytes + planes[1].bytes);
+        memcpy(payload, coded[0], planes[0].bytes);
+        memcpy(payload + planes[0].bytes, coded[1], planes[1].bytes);
+        copy_seal(&block_geometry, h, planes);
+        if (h->layout == KVT_COPY_PLANES)
+                block_seal(h); /* the hints' hash, too */
+        h->generation = GENERATION + i;
+        FUZZ_CHECK(!copy_look(&block_geometry, q.max_rel_l2, h, SLOT_BYTES, &look) && look.raw == (i % 4 < 2));
 }
 
 /* All blocks, as at the start. */
@@ -127,13 +129,20 @@ static void block_lie(void)
         static const float errors[] = {0, 0.1f, 0.5f, 1, -0.1f, 1e-30f};
         struct kvt_copy_header *h = block_header(input_u8(&in) % (N_SLABS * SLOTS));
         uint8_t how = input_u8(&in), field = input_u8(&in);
-        struct kvt_copy_plane *c = &h->planes[how >> 4 & 3 & (how >> 6 ? 1 : 3)];
-        uint8_t *payload = (uint8_t *)h + kvt_payload_offset(N_PLANES + 1, PART_BYTES); /* wherever: it is bytes of some plane */
-        bool seal = (how & 3) != 3;
+        struct kvt_copy_plane *planes = kvt_copy_planes(h), *c = &planes[how >> 4 & 3 & (how >> 6 ? 1 : 3)];
+        uint8_t *payload =
+                (uint8_t *)h + kvt_payload_offset(KVT_COPY_PLANES, N_PLANES, PART_BYTES); /* wherever: it is bytes of some plane */
+        bool seal = (how & 3) != 3 && h->layout == KVT_COPY_PLANES;
 
         d.lied = true;
-        if (c > &h->planes[N_PLANES])
-                c = &h->planes[0];
+        if (c > &planes[N_PLANES])
+                c = &planes[0];
+        if (h->layout == KVT_COPY_RAW && field % 9 < 6) { /* it has no planes: it becomes one that has, or says another length */
+                if (field & 64)
+                        h->payload_bytes = (uint32_t)input_number(&in, field & 16 ? 4 : 2);
+                else
+                        h->layout = KVT_COPY_PLANES;
+        }
         switch (field % 9) {
         case 0:
                 c->codec = input_u8(&in) % (CODEC_N_IDS + 1);
@@ -157,7 +166,10 @@ static void block_lie(void)
                 c->flags = field & 128 ? input_u8(&in) : c->flags ^ PLANE_EXACT_ROWS;
                 break;
         case 6:
-                h->payload_at = (uint32_t)input_number(&in, field & 16 ? 4 : 2);
+                if (field & 64)
+                        h->layout = input_u8(&in) % 4;
+                else
+                        h->payload_bytes = (uint32_t)input_number(&in, field & 16 ? 4 : 2);
                 seal = false;
                 break;
         case 7: /* the payload */

@@ -311,13 +311,14 @@ static inline size_t message_make(const struct told *k, struct input *in, uint16
                 break;
         }
         case KVT_MSG_PUT_BEGIN: {
-                MAKE(PutBeginRequest, put_begin_request, 6);
+                MAKE(PutBeginRequest, put_begin_request, 7);
                 m.space = make_space(k, in);
                 m.keys = make_keys(in, &m.parent);
                 uint8_t x = input_u8(in);
                 m.shard = make_shard(x);
                 m.replace = x >> 7;
                 m.durable = x >> 3 & 1;
+                m.hints = x >> 4 & 1;
                 MADE;
                 break;
         }

@@ -71,7 +71,11 @@ json 'v["n_queries"] == 0 and v["codecs"][0]["bits"] == 16 and v["codecs"][0]["a
 
 # layer by layer
 ctl 0 codec explain "$dir/kv" kivi:bits=2+raw
-has '^LAYER .*ENTROPY' '^ +0 +K .* kivi:3$' '^ +1 +V +16.000 +0.00000 .* raw:3$'
+has '^LAYER .*ENTROPY' '^ +0 +K .* kivi:bits=2 3$' '^ +1 +V +16.000 +0.00000 .* raw 3$'
+ctl 0 codec explain "$dir/kv" kivi:bits=1 --bound 0.2 --json
+json 'all(sum(e["n_planes"] for e in p["ended_as"]) == 3 for p in v["planes"])' \
+        'all(round(3 * p["fell_back"]) == sum(e["n_planes"] for e in p["ended_as"] if e["codec"] != "kivi:bits=1") for p in v["planes"])' \
+        '{e["codec"] for p in v["planes"] for e in p["ended_as"]} & {"kivi", "kivi:bits=3", "kivi:bits=8"}'
 ctl 0 codec explain "$dir/kv" raw --json
 json 'v["spec"] == "raw" and [(p["layer"], p["role"]) for p in v["planes"]] == [(0, "K"), (0, "V"), (1, "K"), (1, "V")]' \
         'all(len(p["entropy"]) == 2 and 1 < p["entropy"][1] < p["entropy"][0] <= 8 for p in v["planes"])' \

@@ -195,7 +195,7 @@ here="--kvtier $tmp/socket"
 		exec 3<> "/proc/$daemon/mem"
 		python3 - "$daemon" << 'PY'
 import os, re, struct, sys
-header = struct.pack("<IHBB", 3 * 2 * 2 * 64 * 64 * 2, 7, 0, 2)
+header = struct.pack("<IHBB", 3 * 2 * 2 * 64 * 64 * 2, 6, 0, 1)
 slots = []
 for line in open("/proc/%s/maps" % sys.argv[1]):
     m = re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) .*memfd:kvtier-slab", line)

@@ -281,7 +281,12 @@ static void test_hints(void **state)
         NVME(&d, "--codec_nvme=zbf");
         user_open(&u, &d, 0, 0.5f);
         store(&u, MANY - 1, &hints);
-        CHECK_OK(kvt_put_reserve(u.s, &keys[MANY - 2], &keys[MANY - 1], 1, 0, &r, statuses));
+        CHECK_OK(kvt_put_reserve(u.s, &keys[MANY - 2], &keys[MANY - 1], 1, 0, &r, statuses)); /* without saying that hints follow */
+        CHECK_OK(statuses[0]);
+        CHECK_OK(kvt_put_commit_hints(u.s, &r, 1, &hints, statuses));
+        CHECK_IS(statuses[0], KVT_E_BAD_REQUEST);
+        CHECK(!r.data);
+        CHECK_OK(kvt_put_reserve(u.s, &keys[MANY - 2], &keys[MANY - 1], 1, KVT_PUT_HINTS, &r, statuses));
         CHECK_OK(statuses[0]);
         memcpy(r.data, bytes[MANY - 1], PART);
         CHECK_OK(kvt_put_commit_hints(u.s, &r, 1, &hints, statuses));

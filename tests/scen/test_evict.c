@@ -315,12 +315,12 @@ static void test_watermarks(void **state)
         struct pattern_space sp;
         struct daemon d;
 
-        DAEMON_START(&d, "--host_bytes=32M", "--evict_high_pct=53", "--evict_low_pct=30");
+        DAEMON_START(&d, "--host_bytes=32M", "--evict_high_pct=50", "--evict_low_pct=30");
         chains_init();
         kvt *c = pattern_open(&d, 0);
         PATTERN_SPACE(&sp, c, .part_bytes = PART);
         for (int i = 0; i < 9; i++)
-                put_patiently(&sp, NULL, keys[i], CHAIN); /* 216 * 72 KiB: under the high mark */
+                put_patiently(&sp, NULL, keys[i], CHAIN); /* 216 * 68 KiB: under the high mark */
         CHECK_EQ(daemon_status(&d).n_blocks, 9 * CHAIN);
         put_patiently(&sp, NULL, keys[9], CHAIN); /* 240: just under */
         put_patiently(&sp, NULL, keys[10], CHAIN); /* above it */

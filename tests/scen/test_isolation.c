@@ -100,7 +100,7 @@ static void try_to_write(void *arg)
         /* after all that the bytes are what they were */
         const struct kvt_copy_header *h = (const struct kvt_copy_header *)(const void *)(p + e.offset);
         CHECK_EQ(h->generation, e.generation);
-        CHECK_EQ(pattern_find(p + e.offset + kvt_payload_offset(2, 4096), 4096, &keys[0], 0, 0), 0);
+        CHECK_EQ(pattern_find(p + e.offset + kvt_payload_offset(KVT_COPY_RAW, 2, 4096), 4096, &keys[0], 0, 0), 0);
         munmap(p, bytes);
         raw_close(&r);
 }

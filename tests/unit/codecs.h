@@ -99,6 +99,7 @@ enum content {
         ZERO,
         CONSTANT,
         LARGEST, /* finite values from the top of the dtype */
+        ENDS, /* the dtype's largest value, or its negative, in whole channels: sums overflow */
         SMALLEST, /* subnormals */
         ALIKE, /* tokens that are equal, rows apart */
         N_FINITE,
@@ -119,6 +120,7 @@ static inline void put_number(const struct shape *p, uint8_t *dst, size_t i, dou
 
 static inline void fill(const struct shape *p, enum content c, uint8_t *dst)
 {
+        static const double most[] = {0x1.fffffep127, 65504, 0x1.fep127, 448, 127, 255};
         double constant = random_gauss();
         size_t row = p->dim;
 
@@ -145,12 +147,12 @@ static inline void fill(const struct shape *p, enum content c, uint8_t *dst)
                 case OUTLIER:
                         put_number(p, dst, i, random_gauss());
                         break;
-                case LARGEST: {
-                        static const double most[] = {0x1.fffffep127, 65504, 0x1.fep127, 448, 127, 255};
-
+                case LARGEST:
                         put_number(p, dst, i, (random_below(2) ? -1 : 1) * ldexp(most[p->dtype], -(int)random_below(3)));
                         break;
-                }
+                case ENDS:
+                        put_number(p, dst, i, channel % 3 ? most[p->dtype] : -most[p->dtype]);
+                        break;
                 case SMALLEST: {
                         static const int least[] = {-149, -24, -133, -9, 0, 0};
 

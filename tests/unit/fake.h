@@ -145,7 +145,7 @@ static inline uint8_t fake_byte(unsigned i_block, size_t at)
 
 static inline uint8_t *fake_payload(struct fake *f, unsigned i)
 {
-        return (uint8_t *)f->headers[i] + kvt_payload_offset(3, FAKE_PART);
+        return (uint8_t *)f->headers[i] + kvt_payload_offset(KVT_COPY_RAW, 2, FAKE_PART);
 }
 
 static inline void fake_seal_block(struct fake *f, unsigned i)
@@ -153,13 +153,11 @@ static inline void fake_seal_block(struct fake *f, unsigned i)
         struct kvt_copy_header *h = f->headers[i];
 
         h->payload_bytes = FAKE_PART;
-        h->n_planes = 3;
-        h->layout = KVT_COPY_LAYOUT;
-        h->payload_at = kvt_payload_offset(3, FAKE_PART);
-        for (unsigned k = 0; k < 3; k++) {
-                uint32_t n = k < 2 ? FAKE_PART / 2 : 0;
-                h->planes[k] = (struct kvt_copy_plane){.hash = hash_bytes(fake_payload(f, i) + k * FAKE_PART / 2, n, k), .bytes = n};
-        }
+        h->n_planes = 2;
+        h->zero = 0;
+        h->layout = KVT_COPY_RAW;
+        for (unsigned k = 0; k < 2; k++)
+                kvt_copy_hashes(h)[k] = hash_bytes(fake_payload(f, i) + k * FAKE_PART / 2, FAKE_PART / 2, k);
         __atomic_store_n(&h->generation, FAKE_GENERATION + i, __ATOMIC_RELEASE);
 }
 

@@ -73,11 +73,11 @@ static inline void fake_map(struct fake *f, unsigned i_conn, const struct frame 
                 if (fake_errs(f, FAKE_MAP_STALE))
                         entries[0].generation++;
                 if (fake_errs(f, FAKE_MAP_HEADER_PLANES))
-                        h->n_planes = 4;
+                        h->n_planes = 3;
                 if (fake_errs(f, FAKE_MAP_HEADER_BYTES))
                         h->payload_bytes--;
                 if (fake_errs(f, FAKE_MAP_HEADER_CODEC))
-                        h->planes[0].codec = 200;
+                        h->zero = 9;
                 if (fake_errs(f, FAKE_MAP_HEADER_LAYOUT))
                         h->layout = 0;
         }

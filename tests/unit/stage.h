@@ -1,7 +1,7 @@
 /* What tests of the store stand on: a tenant, a space, a table of blocks; and random numbers that can be had again ($SEED). */
 #pragma once
 
-#include "libclient/codec/part.h"
+#include "libclient/codec/copy.h"
 #include "daemon/store/slab.h"
 #include "tests/lib/check.h"
 
@@ -72,8 +72,8 @@ static inline int stage_setup(void **state)
         return 0;
 }
 
-/* What is set aside for a part: its bytes and hints. */
-static inline uint64_t stage_payload(const struct space *s)
+/* What is set aside for a part: a raw copy. */
+static inline uint64_t stage_bytes(const struct space *s)
 {
-        return s->geometry.part_bytes + hints_max(&s->geometry);
+        return copy_bytes(&s->geometry, true, s->geometry.part_bytes);
 }

@@ -97,7 +97,7 @@ static void test_reserve_durable(void **state)
         assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 2, KVT_PUT_DURABLE, r, statuses), 0);
         assert_int_equal(kvt_put_reserve(x->s, &keys[1], keys + 2, 1, 0, r + 2, statuses), 0);
         assert_int_equal(kvt_put_reserve(x->s, &keys[2], keys + 3, 3, KVT_PUT_DURABLE | KVT_PUT_REPLACE, r + 3, statuses), 0);
-        assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 1, 4, r, statuses), KVT_E_BAD_REQUEST);
+        assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 1, 8, r, statuses), KVT_E_BAD_REQUEST);
         assert_int_equal(x->f->n_begin, 3);
         assert_int_equal(x->f->n_durable_begin, 2);
         for (unsigned i = 0; i < 6; i++)
@@ -154,11 +154,11 @@ static void test_reserve(void **state)
         assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 20, 0, r, statuses), 0);
         assert_int_equal(statuses[1], KVT_E_EXISTS);
         for (unsigned i = 0; i < 20; i++) {
-                bool room = i < 13 && i != 1; /* the one of block 1 was given on */
+                bool room = i < 17 && i != 1; /* the one of block 1 was given on */
 
                 assert_int_equal(!!r[i].data, room);
                 if (!room && i != 1)
-                        assert_int_equal(statuses[i], KVT_E_AGAIN); /* staging has room for 12, with their hints */
+                        assert_int_equal(statuses[i], KVT_E_AGAIN); /* staging has room for 16 */
                 for (size_t at = 0; room && at < FAKE_PART; at++)
                         ((uint8_t *)r[i].data)[at] = fake_byte(i, at);
         }
@@ -186,15 +186,15 @@ static void test_reserve(void **state)
         assert_int_equal(statuses[1], KVT_E_UNKNOWN_RESERVATION);
 
         copy[0] = r[4];
-        assert_int_equal(kvt_put_abort(x->s, &r[4], 9), 0);
-        eventually(x->f->n_abort == 9);
+        assert_int_equal(kvt_put_abort(x->s, &r[4], 13), 0);
+        eventually(x->f->n_abort == 13);
         assert_int_equal(kvt_put_abort(x->s, copy, 1), KVT_E_UNKNOWN_RESERVATION);
 
         /* all of staging is free again */
         for (unsigned i = 0; i < 20; i++)
                 x->f->stored[i] = false;
-        assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 12, 0, r, statuses), 0);
-        for (unsigned i = 0; i < 12; i++)
+        assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 16, 0, r, statuses), 0);
+        for (unsigned i = 0; i < 16; i++)
                 assert_int_equal(statuses[i], 0);
         assert_int_equal(kvt_put_reserve(x->s, NULL, keys, 1, 0, copy, statuses), KVT_E_AGAIN);
         fake_do(x->f, FAKE_STATUSES_SHORT, KVT_MSG_PUT_COMMIT, 0);

@@ -1,5 +1,5 @@
 /* gear: sizes, outliers and low rank each take out what they are for; hostile payloads. */
-#include "tests/unit/codec_rows.h"
+#include "tests/unit/lossy.h"
 
 static void test_sizes(void **state)
 {
@@ -9,30 +9,18 @@ static void test_sizes(void **state)
         for (size_t s = 0; s < 3; s++)
                 for (size_t i = 0; i < 10; i++)
                         for (unsigned role = 0; role < 2; role++) {
-                                struct plane_case c;
-
-                                case_init(&c, specs[s], role ? KVT_ROLE_V : KVT_ROLE_K, i % 2 ? KVT_DTYPE_F16 : KVT_DTYPE_F32, 2,
-                                          tokens[i % 5], dims[i]);
-                                check_variants(&c);
+                                struct lossy c = lossy_new(specs[s], role ? KVT_ROLE_V : KVT_ROLE_K, i % 2 ? KVT_DTYPE_F16 : KVT_DTYPE_F32,
+                                                           2, tokens[i % 5], dims[i], NULL);
+                                lossy_check(&c, NULL);
                                 if (s == 2)
-                                        assert_true(case_error(&c) < .02f);
-                                case_deinit(&c);
+                                        assert_true(lossy_error(&c) < .02f);
+                                lossy_free(&c);
                         }
 }
 
 static float error_of(const char *spec, const float *values, uint32_t role)
 {
-        struct plane_case c;
-        float e;
-
-        case_init(&c, spec, role, KVT_DTYPE_F32, 2, 64, 64);
-        memcpy(c.values, values, c.shape.n_values * sizeof(float));
-        memcpy(c.bytes, values, c.shape.n_bytes);
-        case_encode(&c);
-        assert_int_equal(case_decode(&c, c.payload, c.n_payload), 0);
-        e = case_error(&c);
-        case_deinit(&c);
-        return e;
+        return lossy_error_of(lossy_new(spec, role, KVT_DTYPE_F32, 2, 64, 64, values));
 }
 
 /* One value of each group far out: it is exact (to 8 bits), and the others' range is theirs. Two levels of the rest come out as they are. */
@@ -42,9 +30,9 @@ static void test_outliers(void **state)
 
         for (size_t i = 0; i < 2 * 64 * 64; i++)
                 values[i] = (i / 64 + i % 64) % 64 == 5 ? 1000 : (i * 7 % 11) % 2 ? 1 : -2;
-        assert_true(error_of("gear:rank=0,outliers=0", values, KVT_ROLE_V) > 1e-3f);
-        assert_true(error_of("gear:rank=0,outliers=16", values, KVT_ROLE_V) < 1e-6f);
-        assert_true(error_of("gear:rank=0,outliers=16", values, KVT_ROLE_K) < 1e-6f);
+        assert_true(error_of("gear:rank=0,outliers=0,params=16", values, KVT_ROLE_V) > 1e-3f);
+        assert_true(error_of("gear:rank=0,outliers=16,params=16", values, KVT_ROLE_V) < 1e-6f);
+        assert_true(error_of("gear:rank=0,outliers=16,params=16", values, KVT_ROLE_K) < 1e-6f);
 }
 
 /* Codes of a group with an extreme pair are coarse: what they leave of a plane of rank one has low rank, too. */
@@ -67,29 +55,32 @@ static void test_rank(void **state)
 static void test_hostile(void **state)
 {
         for (unsigned role = 0; role < 2; role++) {
-                struct plane_case c;
-                size_t record;
+                struct lossy c;
+                size_t section = 4 + 4 + 70 + 40;
 
-                case_init(&c, "gear:rank=1,outliers=32", role ? KVT_ROLE_V : KVT_ROLE_K, KVT_DTYPE_F16, 2, 70, 20);
-                case_encode(&c);
-                check_lengths(&c);
-                check_damage(&c);
-                record = 4 + 4 + 70 + 40;
+                c = lossy_new("gear:rank=1,outliers=32", role ? KVT_ROLE_V : KVT_ROLE_K, KVT_DTYPE_F16, 2, 70, 20, NULL);
+                lossy_check_hostile(&c, 64, 0);
                 for (size_t i = 0; i < 4; i++) {
                         uint8_t was = c.payload[i];
 
                         c.payload[i] = 9;
-                        assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
+                        assert_int_equal(lossy_decode(&c), KVT_E_CORRUPT);
                         c.payload[i] = was;
                 }
-                memcpy(c.payload + record, "\xc0\x7f", 2); /* least is NaN */
-                assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
-                case_encode(&c);
+                memcpy(c.payload + section + 4, "\x00\x7e", 2); /* the base of leasts is NaN */
+                assert_int_equal(lossy_decode(&c), KVT_E_CORRUPT);
+                lossy_encode(&c, NULL);
                 if (!role) { /* a group of 64 has outliers here, one of 20 has none */
-                        c.payload[record + 4] = 64;
-                        assert_int_equal(case_decode(&c, c.payload, c.n_payload), KVT_E_CORRUPT);
+                        uint8_t *last = c.payload + c.n - 3;
+
+                        assert_int_equal(c.n, section + 4 + 2 * (6 + 2 * 40 + 70 * 5) + 40 * 2 * 3);
+                        memcpy(last + 1, "\xc0\x7f", 2); /* NaN */
+                        assert_int_equal(lossy_decode(&c), KVT_E_CORRUPT);
+                        lossy_encode(&c, NULL);
+                        last[0] = 64;
+                        assert_int_equal(lossy_decode(&c), KVT_E_CORRUPT);
                 }
-                case_deinit(&c);
+                lossy_free(&c);
         }
 }
 

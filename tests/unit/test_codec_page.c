@@ -220,7 +220,7 @@ static void test_vectors(void **state)
                         for (unsigned k = 0; kernels_nth(k); k++) {
                                 kernels_choose(kernels_nth(k));
                                 check_decoding(&v);
-                                if (!(v.spec.codec->flags & CODEC_LOSSLESS))
+                                if (v.spec.codec->id != CODEC_ZBF && v.spec.codec->id != CODEC_XDELTA)
                                         check_encoding(&v);
                         }
                         kernels_choose(kernels_nth(0));

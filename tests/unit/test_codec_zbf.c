@@ -1,28 +1,9 @@
 /* zbf: the planes by hand, every width and length, what it reaches on floats, hostile payloads, its contexts. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "libclient/codec/codec.h"
-#include "libclient/codec/kernels.h"
-
-static uint64_t seed = 88172645463325252u;
-
-static uint32_t draw(void)
-{
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        return (uint32_t)(seed >> 16);
-}
+#include "tests/unit/lossless.h"
 
 enum fill { ZERO, RANDOM, FLOATS, RARE, N_FILLS };
 
@@ -41,40 +22,22 @@ static void fill(const struct shape *p, enum fill how, uint8_t *ret)
 
 static size_t encode(const struct shape *p, const void *bytes, uint8_t **ret)
 {
-        struct codec_spec s = codec_spec_default(&codec_zbf);
-        struct codec_input in = {.bytes = bytes};
-        size_t room = codec_zbf.scratch(&s, p), n;
-        void *scratch = aligned_alloc(64, (room + 63) & ~(size_t)63);
+        size_t n = lossless_encode(&codec_zbf, p, bytes, NULL, ret);
 
-        *ret = malloc(codec_zbf.bound(&s, p));
-        assert_non_null(*ret);
-        n = codec_zbf.encode(&s, p, &in, *ret, scratch);
-        free(scratch);
-        assert_in_range(n, 1, codec_zbf.bound(&s, p));
-        *ret = realloc(*ret, n); /* reading past it shows under ASan */
+        assert_int_not_equal(n, 0);
         return n;
 }
 
 static int decode(const struct shape *p, const uint8_t *payload, size_t n, void *ret)
 {
-        struct codec_spec s = codec_spec_default(&codec_zbf);
-        size_t room = codec_zbf.scratch(&s, p);
-        void *scratch = aligned_alloc(64, (room + 63) & ~(size_t)63);
-        int r = codec_zbf.decode(p, payload, n, NULL, ret, scratch);
-
-        free(scratch);
-        return r;
+        return lossless_decode(&codec_zbf, p, payload, n, NULL, ret);
 }
 
 static size_t check(const struct shape *p, const uint8_t *bytes)
 {
-        uint8_t *payload, *back = malloc(p->n_bytes);
-        size_t n = encode(p, bytes, &payload);
+        size_t n = lossless_check(&codec_zbf, p, bytes, NULL);
 
-        assert_int_equal(decode(p, payload, n, back), 0);
-        assert_memory_equal(back, bytes, p->n_bytes);
-        free(payload);
-        free(back);
+        assert_int_not_equal(n, 0);
         return n;
 }
 
@@ -246,22 +209,16 @@ static void test_chunks(void **state)
 static void test_reaches(void **state)
 {
         struct shape p;
-        uint8_t bytes[4 * 16384], *payload, *other;
+        uint8_t bytes[4 * 16384], *payload;
         size_t n;
 
         assert_true(shape_make(&p, KVT_ROLE_K, KVT_DTYPE_BF16, 2, 128, 64, 0));
         fill(&p, FLOATS, bytes);
         n = encode(&p, bytes, &payload);
+        assert_int_equal(check(&p, bytes), n);
         assert_in_range(n, 1, p.n_bytes * 70 / 100);
         assert_int_equal(payload[0], 0x11); /* the exponent in a byte of its own */
-        for (unsigned v = 0; kernels_nth(v); v++) { /* the same bytes from all */
-                kernels_choose(kernels_nth(v));
-                assert_int_equal(encode(&p, bytes, &other), n);
-                assert_memory_equal(other, payload, n);
-                free(other);
-        }
         free(payload);
-        kernels_choose(kernels_nth(0));
         fill(&p, ZERO, bytes);
         assert_in_range(check(&p, bytes), 1, 40);
         fill(&p, RARE, bytes); /* fewer bits than Huffman alone would take */
@@ -283,16 +240,9 @@ static void test_hostile(void **state)
         assert_true(shape_make(&p, KVT_ROLE_K, KVT_DTYPE_BF16, 1, 16, 64, 0));
         fill(&p, FLOATS, bytes);
         n = encode(&p, bytes, &payload);
-        for (size_t cut = 0; cut < n; cut++) {
-                bad = malloc(cut + 1);
-                memcpy(bad, payload, cut);
-                assert_int_equal(decode(&p, bad, cut, back), KVT_E_CORRUPT);
-                free(bad);
-        }
-        bad = malloc(n + 1);
+        lossless_check_hostile(&codec_zbf, &p, payload, n, NULL, 0, 9, 20000);
+        bad = malloc(n);
         memcpy(bad, payload, n);
-        bad[n] = 0;
-        assert_int_equal(decode(&p, bad, n + 1, back), KVT_E_CORRUPT);
         for (unsigned head = 0; head < 256; head++) { /* other widths find other sizes */
                 bad[0] = (uint8_t)head;
                 assert_int_equal(decode(&p, bad, n, back), head == payload[0] || head == (payload[0] ^ 0x10) ? 0 : KVT_E_CORRUPT);
@@ -302,12 +252,6 @@ static void test_hostile(void **state)
                 bad[i] ^= 0x80;
                 assert_int_equal(decode(&p, bad, n, back), KVT_E_CORRUPT);
                 bad[i] = payload[i];
-        }
-        for (unsigned i = 0; i < 20000; i++) { /* anything goes, but not out of bounds */
-                memcpy(bad, payload, n);
-                for (unsigned k = 0; k <= i % 4; k++)
-                        bad[draw() % n] = (uint8_t)draw();
-                decode(&p, bad, n, back);
         }
         free(bad);
         free(payload);

@@ -98,7 +98,8 @@ static void test_ladders(void **state)
         struct ladder l;
         char text[CODEC_PAIR_MAX];
         const char *good =
-                "codec_nvme = zbf\n[space m 7B]\nhot = kivi:bits=4+turbo\n[space other]\ncold = raw\n[space m 7B]\ncold = stack:levels=2\n";
+                "codec_nvme = zbf\n[space m 7B]\nhot = kivi:bits=4+turbo\n[space other]\ncold = raw\n[space m 7B]\ncold = stack:levels=2\n"
+                "[space 1234567890123456789012345678901234567890abc] ; and a comment\nhot = bitmap\n";
 
         bad("codec_hot = lz77\n", "codec_hot: 'lz77': no codec of that name");
         bad("codec_nvme = xdelta\n", "codec_nvme: 'xdelta': the codec works against another block");
@@ -106,11 +107,15 @@ static void test_ladders(void **state)
         bad("[space m]\nwarm = raw\n", "f.conf:2: unknown key 'warm' in [space m] (expected hot, cold or nvme)");
         bad("[space m]\n\nhot = raw+\n", "f.conf:3: hot: 'raw+': no codec of that name");
         bad("[space ]\nhot = raw\n", "is no name of a space");
+        bad("\n[space 1234567890123456789012345678901234567890abcd]\nhot = raw\n",
+            "f.conf:2: a section's name is longer than 49 characters");
         CHECK_EQ(conf_parse(&c, good, strlen(good), "f.conf", error, sizeof error), 0);
         conf_ladder(&c, "m 7B", &l);
         assert_string_equal(codec_pair_format(&l.rungs[LADDER_HOT], text), "kivi+turbo");
         assert_string_equal(codec_pair_format(&l.rungs[LADDER_COLD], text), "stack:levels=2");
         assert_string_equal(codec_pair_format(&l.rungs[LADDER_NVME], text), "zbf");
+        conf_ladder(&c, "1234567890123456789012345678901234567890abc", &l); /* as long as it may be */
+        assert_string_equal(codec_pair_format(&l.rungs[LADDER_HOT], text), "bitmap");
         conf_ladder(&c, "other", &l);
         assert_string_equal(codec_pair_format(&l.rungs[LADDER_HOT], text), "raw");
         assert_string_equal(codec_pair_format(&l.rungs[LADDER_COLD], text), "raw");

@@ -150,13 +150,13 @@ static void test_host_reserves_up_to_the_quota_and_the_capacity(void **state)
         struct space *large = new_space(&x, x.t, "large", 900 << 10, 1), *others = new_space(&x, other, "large", 900 << 10, 1);
         x.t->hard_bytes = 6 << 20;
         int r;
-        while ((r = t->ops->reserve(t, large, stage_payload(large), &at[n])) == 0) {
+        while ((r = t->ops->reserve(t, large, stage_bytes(large), &at[n])) == 0) {
                 n++;
                 check_sums(&x);
         }
         CHECK_IS(r, KVT_E_QUOTA);
         CHECK_EQ(n, 6); /* three slabs, two to each */
-        while ((r = t->ops->reserve(t, others, stage_payload(others), &at[n])) == 0)
+        while ((r = t->ops->reserve(t, others, stage_bytes(others), &at[n])) == 0)
                 n++;
         CHECK_IS(r, KVT_E_AGAIN); /* the capacity */
         CHECK_EQ(n, 16);
@@ -172,7 +172,7 @@ static void test_host_reserves_up_to_the_quota_and_the_capacity(void **state)
         check_sums(&x);
         /* a tenant's empty slab is cut to another size; it never goes to another tenant */
         struct space *small = new_space(&x, x.t, "small", 100, 1);
-        CHECK_EQ(t->ops->reserve(t, small, stage_payload(small), &at[0]), 0);
+        CHECK_EQ(t->ops->reserve(t, small, stage_bytes(small), &at[0]), 0);
         CHECK_EQ(t->n_slabs, 8);
         CHECK(host_slab(&host, at[0].slab)->tenant == x.t);
         t->ops->abandon(t, small, at[0]);
@@ -186,7 +186,7 @@ static void test_host_copies_pins_and_zombies(void **state)
         struct location at;
 
         host_open(&x, 16 << 20, 0);
-        CHECK_EQ(t->ops->reserve(t, x.s, stage_payload(x.s), &at), 0);
+        CHECK_EQ(t->ops->reserve(t, x.s, stage_bytes(x.s), &at), 0);
         CHECK_EQ(slab_header(host_slab(&host, at.slab), at.slot)->generation, 0);
         t->ops->publish(t, x.s, at, 42);
         uint64_t generation = slab_header(host_slab(&host, at.slab), at.slot)->generation;
@@ -203,7 +203,7 @@ static void test_host_copies_pins_and_zombies(void **state)
         CHECK_EQ(t->used_bytes, 0);
         CHECK_EQ(slab_header(host_slab(&host, at.slab), at.slot)->generation, 0); /* readers past their deadline see it */
         struct location next;
-        CHECK_EQ(t->ops->reserve(t, x.s, stage_payload(x.s), &next), 0);
+        CHECK_EQ(t->ops->reserve(t, x.s, stage_bytes(x.s), &next), 0);
         t->ops->publish(t, x.s, next, 43);
         CHECK(slab_header(host_slab(&host, next.slab), next.slot)->generation > generation); /* never given twice */
         t->ops->release(t, x.s, next);
@@ -218,7 +218,7 @@ static void test_host_retires_slabs_that_are_mapped(void **state)
         struct location at;
 
         host_open(&x, 16 << 20, 0);
-        CHECK_EQ(t->ops->reserve(t, x.s, stage_payload(x.s), &at), 0);
+        CHECK_EQ(t->ops->reserve(t, x.s, stage_bytes(x.s), &at), 0);
         work();
         struct slab *s = host_slab(&host, at.slab);
         CHECK(s->populated);
@@ -230,7 +230,7 @@ static void test_host_retires_slabs_that_are_mapped(void **state)
         CHECK_EQ(x.t->held_bytes, 2 << 20); /* still charged */
         CHECK_EQ(x.t->retired_bytes, 2 << 20);
         struct location other;
-        CHECK_EQ(t->ops->reserve(t, x.s, stage_payload(x.s), &other), 0);
+        CHECK_EQ(t->ops->reserve(t, x.s, stage_bytes(x.s), &other), 0);
         CHECK(other.slab != at.slab); /* and no longer used */
         host_drop_holder(&host, s);
         CHECK_EQ(t->n_slabs, 2);
@@ -254,7 +254,7 @@ static void test_host_keeps_a_reserve_that_gives_way(void **state)
         work();
         CHECK_EQ(host.spare_bytes, 4 << 20);
         CHECK_EQ(t->n_slabs, 2);
-        CHECK_EQ(t->ops->reserve(t, x.s, stage_payload(x.s), &at), 0); /* takes one that is ready, and another is made */
+        CHECK_EQ(t->ops->reserve(t, x.s, stage_bytes(x.s), &at), 0); /* takes one that is ready, and another is made */
         CHECK(host_slab(&host, at.slab)->populated);
         work();
         CHECK_EQ(host.spare_bytes, 4 << 20);
@@ -300,7 +300,7 @@ static void test_host_accounts_hold(void **state)
                 uint32_t i = stage_random(N);
                 if (!copies[i].s) {
                         copies[i].s = spaces[stage_random(6)];
-                        int r = t->ops->reserve(t, copies[i].s, stage_payload(copies[i].s), &copies[i].at);
+                        int r = t->ops->reserve(t, copies[i].s, stage_bytes(copies[i].s), &copies[i].at);
                         if (r != 0) {
                                 CHECK(r == KVT_E_QUOTA || r == KVT_E_AGAIN);
                                 struct slab *e = list_first(&copies[i].s->tenant->empty, struct slab, link);
