@@ -263,7 +263,8 @@ static int decode_plane(const kvt_op *op, const struct kvt_copy_plane *c, const 
 
         if (!work)
                 return KVT_E_NO_MEMORY;
-        if (hash_bytes(src, c->bytes, kvt_plane_seed(c, i_plane)) != c->hash || plane_decode(&p, c, src, NULL, dst ? dst : work + n_decode, work))
+        if (hash_bytes(src, c->bytes, kvt_plane_seed(c, i_plane)) != c->hash ||
+            plane_decode(&p, c, src, NULL, dst ? dst : work + n_decode, work))
                 return KVT_E_CORRUPT;
         if (!dst)
                 view_scatter_plane(g, op->view, i_plane, i_block, min_token, work + n_decode);

@@ -112,7 +112,8 @@ static void shrink(const struct shape *p, const struct codec_spec *to, const uin
         uint8_t *bytes = room_of(payload, c->bytes);
 
         if (plane_shrink(p, to, INFINITY, bytes, &made))
-                FUZZ_CHECK(made.bytes < c->bytes && made.codec == c->codec && made.hash == hash_bytes(bytes, made.bytes, kvt_plane_seed(&made, p->seed)));
+                FUZZ_CHECK(made.bytes < c->bytes && made.codec == c->codec &&
+                           made.hash == hash_bytes(bytes, made.bytes, kvt_plane_seed(&made, p->seed)));
         else
                 FUZZ_CHECK(!memcmp(&made, c, sizeof(made)) && !memcmp(bytes, payload, c->bytes));
         free(bytes);
