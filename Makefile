@@ -16,6 +16,8 @@ SAN ?=
 V ?= 0
 Q := $(if $(filter 1,$(V)),,@)
 MAKEFLAGS += --no-builtin-rules
+# for the targets that build first: all CPUs, unless make was told how many
+BUILD = $(MAKE) $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
 variant := $(if $(SAN),$(SAN)-)$(notdir $(CC))
 B := build/$(variant)
@@ -62,7 +64,7 @@ preloads := $(patsubst tests/fault/%.c,$(B)/tests/fault/%.so,$(wildcard tests/fa
 .DELETE_ON_ERROR:
 
 all: deps
-	+$(Q)$(MAKE) bins
+	+$(Q)$(BUILD) bins
 bins: $(bins)
 tests: bins $(tests_unit) $(tests_scen) $(preloads)
 benches: bins $(benches)
@@ -78,16 +80,16 @@ deps:
 
 ## demo        one engine computes a long prompt, others start from it: real model, real daemon
 demo: deps
-	+$(Q)$(MAKE) bins
+	+$(Q)$(BUILD) bins
 	$(Q)tests/demo.sh $(B)
 
 ## check       all tests: gcc, clang, ASan+UBSan, TSan, style, documentation
 check: deps
-	+$(Q)$(MAKE) check-static
-	+$(Q)$(MAKE) tests
-	+$(Q)$(MAKE) CC=clang tests
-	+$(Q)$(MAKE) SAN=address tests
-	+$(Q)$(MAKE) SAN=thread tests
+	+$(Q)$(BUILD) check-static
+	+$(Q)$(BUILD) tests
+	+$(Q)$(BUILD) CC=clang tests
+	+$(Q)$(BUILD) SAN=address tests
+	+$(Q)$(BUILD) SAN=thread tests
 	$(Q)tests/run.sh build/check.log gcc:$(B) address:build/address-$(notdir $(CC)) thread:build/thread-$(notdir $(CC))
 
 check-static: bins
@@ -96,32 +98,32 @@ check-static: bins
 
 ## check-long  the storms, for minutes, under ASan and TSan; 200 kills of the daemon with NVMe
 check-long: deps
-	+$(Q)$(MAKE) SAN=address tests
-	+$(Q)$(MAKE) SAN=thread tests
+	+$(Q)$(BUILD) SAN=address tests
+	+$(Q)$(BUILD) SAN=thread tests
 	$(Q)for v in address thread; do for t in test_storm test_async; do STORM_SEC=$${STORM_SEC:-300} build/$$v-gcc/tests/fault/$$t || exit 1; done; done
-	+$(Q)$(MAKE) tests
+	+$(Q)$(BUILD) tests
 	$(Q)KILLS=$${KILLS:-200} $(B)/tests/fault/test_nvme_kill
 	$(Q)CRASHES=$${CRASHES:-3000} $(B)/tests/crash/test_crash
 
 ## check-vm    the daemon in an emulated machine: raw NVMe namespaces, IOPOLL, media errors (VM=short: one boot)
 check-vm: deps
 	$(Q)tests/deps.sh --vm
-	+$(Q)$(MAKE) bins $(B)/tests/vm/client
+	+$(Q)$(BUILD) bins $(B)/tests/vm/client
 	$(Q)tests/vm/check.sh $(or $(VM),full) $(B)
 
 ## bench       measure against the machine's limits; writes build/bench.json (BENCH_QUICK=1: short)
 bench: deps
-	+$(Q)$(MAKE) benches
+	+$(Q)$(BUILD) benches
 	$(Q)tests/bench/run.sh $(B)
 
 ## bench-codec  what codecs cost on a real model's KV; writes build/bench-codec.json and plots (BENCH_QUICK=1: short)
 bench-codec: deps
-	+$(Q)$(MAKE) bins
+	+$(Q)$(BUILD) bins
 	$(Q)python3 tests/bench/bench_codec.py $(B) "$$(tests/fetch_model.sh)"
 
 ## fuzz        every fuzz target for FUZZ_SEC seconds (default 30)
 fuzz: deps
-	+$(Q)$(MAKE) CC=clang SAN=fuzzer fuzzers
+	+$(Q)$(BUILD) CC=clang SAN=fuzzer fuzzers
 	$(Q)tests/fuzz/run.sh
 
 ## format      clang-format everything

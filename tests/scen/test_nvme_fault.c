@@ -104,6 +104,8 @@ static void test_damage_is_never_served(void **state)
         DAEMON_START(&d, FILE_OF_1M);
         enter(&d, PART);
         put_durable(N, 0);
+        /* the first segment has its footer, else the start reads its records and leaves out this one and those behind it: torn, not quarantined */
+        WAIT_FOR(device_find(path, 0, "kvtierFT", 8) > 0, 5000);
         daemon_kill(&d);
         pattern_fill(part, PART, &keys[9], 0, 0);
         int64_t at = device_find(path, 0, part, 4096);
