@@ -183,6 +183,7 @@ int demote_part(struct engine *e, struct space *s, uint32_t i, uint32_t shard, b
         x->done = demote_done;
         x->job.background = !durable;
         x->to = s->ladder.rungs[LADDER_NVME];
+        x->n_exact = recode_n_exact(e, k);
         int r = work_look(s, x->slab, x->slot, &c);
         x->codes = r == 0 && work_would_change(s, &c, &x->to);
         if (r == KVT_E_CORRUPT)

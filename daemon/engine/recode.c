@@ -35,6 +35,11 @@ void recode_hot(struct engine *e, struct space *s, uint32_t i)
         e->room = true;
 }
 
+uint16_t recode_n_exact(const struct engine *e, const struct block *k)
+{
+        return k->parent == POOL_NONE ? (uint16_t)e->conf->p.codec_sinks : 0;
+}
+
 static void take_waiters(struct xfer *x, struct list *ret)
 {
         list_init(ret);
@@ -127,6 +132,7 @@ static int recode_part(struct engine *e, struct space *s, uint32_t i, uint32_t s
         x->shard = shard;
         x->rung = (uint8_t)rung;
         x->to = s->ladder.rungs[rung];
+        x->n_exact = recode_n_exact(e, k);
         x->done = recode_done;
         x->job.done = recode_coded;
         x->job.background = true;

@@ -145,8 +145,8 @@ static int work_code(struct xfer *x)
                 return KVT_E_NO_MEMORY;
         }
         *made = (struct coded){.planes = (void *)((uint8_t *)made + 64), .payload = (uint8_t *)made + 64 + n_planes};
-        r = part_recode(g, &x->to, x->space->max_rel_l2, c.planes, c.payload, made->payload, scratch, made->planes, &made->bytes,
-                        &made->counts);
+        r = part_recode(g, &x->to, x->space->max_rel_l2, c.planes, c.payload, x->n_exact, made->payload, scratch, made->planes,
+                        &made->bytes, &made->counts);
         if (r != 0) {
                 free(made);
                 return r;
@@ -218,7 +218,7 @@ static int work_load(struct xfer *x)
         uint8_t *payload = scratch ? slot_open(x->slab, x->slot, g, !hint_bytes, g->part_bytes + hint_bytes) : NULL;
         if (!payload)
                 return KVT_E_NO_MEMORY;
-        int r = part_recode(g, &to, 0, planes, x->read.payload, payload, scratch, made, &bytes, &counts);
+        int r = part_recode(g, &to, 0, planes, x->read.payload, 0, payload, scratch, made, &bytes, &counts);
         if (r == 0)
                 copy_seal(g, slab_slot_address(x->slab, x->slot), made);
         return r;

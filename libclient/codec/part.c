@@ -7,9 +7,14 @@
 
 /* hints */
 
+static size_t map_bytes(const struct geometry *g)
+{
+        return (g->block_tokens + 7u) / 8;
+}
+
 size_t hints_encode(const struct geometry *g, const uint8_t *protect, const float *scores, size_t first, uint8_t *dst)
 {
-        size_t n_map = (g->block_tokens + 7u) / 8, n = 1;
+        size_t n_map = map_bytes(g), n = 1;
         if (protect) {
                 memset(dst + n, 0, n_map);
                 for (size_t t = 0; t < g->block_tokens; t++) {
@@ -34,7 +39,7 @@ size_t hints_encode(const struct geometry *g, const uint8_t *protect, const floa
 
 int hints_decode(const struct geometry *g, const uint8_t *p, size_t n, struct hints *ret)
 {
-        size_t n_map = (g->block_tokens + 7u) / 8, at = 1;
+        size_t n_map = map_bytes(g), at = 1;
         struct hints h = {0};
 
         if (!n) {
@@ -190,6 +195,11 @@ static size_t aligned(size_t n)
         return (n + 63) & ~(size_t)63;
 }
 
+static size_t scores_bytes(const struct geometry *g)
+{
+        return aligned(g->block_tokens * sizeof(float));
+}
+
 size_t part_recode_scratch(const struct geometry *g, const struct codec_pair *to, const struct kvt_copy_plane *planes)
 {
         size_t most = 0;
@@ -207,7 +217,21 @@ size_t part_recode_scratch(const struct geometry *g, const struct codec_pair *to
                 }
                 most = n > most ? n : most;
         }
-        return most + aligned(g->block_tokens * sizeof(float));
+        return most + scores_bytes(g) + aligned(map_bytes(g));
+}
+
+/* What hints protect, and the first n tokens. */
+static const uint8_t *protect_first(const struct geometry *g, const uint8_t *protect, uint32_t n, uint8_t *map)
+{
+        if (!n)
+                return protect;
+        if (protect)
+                memcpy(map, protect, map_bytes(g));
+        else
+                memset(map, 0, map_bytes(g));
+        for (uint32_t t = 0; t < n && t < g->block_tokens; t++)
+                map[t / 8] |= (uint8_t)(1u << t % 8);
+        return map;
 }
 
 static float *widen_scores(const struct geometry *g, const struct hints *h, float *dst)
@@ -223,22 +247,23 @@ static float *widen_scores(const struct geometry *g, const struct hints *h, floa
 }
 
 int part_recode(const struct geometry *g, const struct codec_pair *to, float max_rel_l2, const struct kvt_copy_plane *planes,
-                const uint8_t *payload, uint8_t *dst, void *scratch, struct kvt_copy_plane *ret, uint64_t *ret_bytes,
+                const uint8_t *payload, uint32_t n_exact, uint8_t *dst, void *scratch, struct kvt_copy_plane *ret, uint64_t *ret_bytes,
                 struct recode_counts *ret_counts)
 {
         const struct kvt_copy_plane *h = &planes[g->n_planes];
         const uint8_t *hint_bytes = payload + part_offset(planes, g->n_planes);
-        uint8_t *out = dst, *work = (uint8_t *)scratch + aligned(g->block_tokens * sizeof(float));
+        uint8_t *out = dst, *map = (uint8_t *)scratch + scores_bytes(g), *work = map + aligned(map_bytes(g));
         struct recode_counts counts = {0};
         struct hints hints;
 
         if (hash_bytes(hint_bytes, h->bytes, kvt_plane_seed(h, g->n_planes)) != h->hash || hints_decode(g, hint_bytes, h->bytes, &hints))
                 return KVT_E_CORRUPT;
         const float *scores = widen_scores(g, &hints, scratch);
+        const uint8_t *protect = protect_first(g, hints.protect, n_exact, map);
         for (uint32_t i = 0; i < g->n_planes; payload += planes[i].bytes, out += ret[i].bytes, i++) {
                 struct shape p = shape_of(g, i);
                 const struct codec_spec *s = codec_pair_for(to, p.role);
-                struct plane_request q = {.spec = s, .max_rel_l2 = max_rel_l2, .protect = hints.protect, .scores = scores};
+                struct plane_request q = {.spec = s, .max_rel_l2 = max_rel_l2, .protect = protect, .scores = scores};
                 enum way way = way_of(&planes[i], s);
 
                 if (way == KEEP || way == SHRINK) {

@@ -57,8 +57,8 @@ struct recode_counts {
         uint32_t n_coded, n_fell_back; /* planes that were coded anew; of them, those that ended under another spec than was asked for */
 };
 /* Writes the copy with planes and payload anew under the codecs of `to`, within max_rel_l2 (0: lossless). Planes that are lossy already are only ever
- * truncated or kept, never coded anew, so errors do not add up; those of a codec asked for are kept. Hints are kept and heeded. Every payload's hash is checked
+ * truncated or kept, never coded anew, so errors do not add up; those of a codec asked for are kept. Hints are kept and heeded; the first n_exact tokens stay exact, too. Every payload's hash is checked
  * before it is used. Fills ret[n_planes + 1], which then passes part_check(), and *ret_bytes. 0 or KVT_E_CORRUPT. */
 int part_recode(const struct geometry *g, const struct codec_pair *to, float max_rel_l2, const struct kvt_copy_plane *planes,
-                const uint8_t *payload, uint8_t *dst, void *scratch, struct kvt_copy_plane *ret, uint64_t *ret_bytes,
+                const uint8_t *payload, uint32_t n_exact, uint8_t *dst, void *scratch, struct kvt_copy_plane *ret, uint64_t *ret_bytes,
                 struct recode_counts *ret_counts);

@@ -26,8 +26,10 @@ LOSSY = [
     "turbo", "mixed:low=2", "mixed", "gear", "gear:bits=4", "stack:levels=1", "stack:levels=2", "stack", "stack:levels=5", "bitmap:small=1",
     "kivi+turbo", "kivi:bits=3+turbo:bits=2",
 ]
+BARE = ["kivi", "turbo"]
+SINKS, WINDOW = 4, 128  # of a prompt: its first tokens, as kvtierd keeps them, and its last ones, as KIVI does, are not coded
 QUICK_LOSSY = ["kivi:bits=2", "kivi:bits=3", "kivi", "turbo:bits=2", "mixed"]
-N_TOKENS, CTX, N_CAPTURE = (600, 300, 512) if QUICK else (5000, 1024, 4096)
+N_TOKENS, CTX, N_CAPTURE = (600, 448, 512) if QUICK else (5000, 1024, 4096)
 COLOURS = {"kivi": "#1b6ca8", "turbo": "#c2410c", "mixed": "#15803d", "gear": "#7c3aed", "stack": "#a16207", "bitmap": "#525252"}
 
 
@@ -147,8 +149,13 @@ def main():
         if "xdelta" in known:
             c = run(build + "/kvtierctl", "codec", "bench", capture["bf16", 64], "xdelta", "--base", capture["bf16", 16], "--json")["codecs"][0]
             rows.append(row("xdelta_bf16_bits", c["bits"], "bits a value", 16, "raw", note="against the same tokens computed in chunks of 16 instead of 64"))
-        costs = {c["spec"]: c for c in run(build + "/llm", "-m", model, "--perplexity", text, "-n", N_TOKENS, "--ctx", CTX, "--kv", "bf16", "--json",
-                                           *[x for s in lossy for x in ("--kv-codec", s)])["codecs"]}
+        cost_of = lambda specs, *more: {c["spec"]: c for c in run(build + "/llm", "-m", model, "--perplexity", text, "-n", N_TOKENS, "--ctx", CTX, "--kv", "bf16",
+                                                                  "--json", *more, *[x for s in specs for x in ("--kv-codec", s)])["codecs"]}
+        costs = cost_of(lossy, "--kv-sinks", SINKS, "--kv-window", WINDOW)
+        for spec, cost in cost_of(BARE, "--kv-sinks", 0, "--kv-window", 0).items():
+            note = f"every token is coded; 95 %: {{:.4g}} to {{:.4g}}, {cost['tokens']} tokens"
+            rows += [row(named(spec) + "_bare_kl", cost["kl"], "nats a token", note=note.format(cost["kl_low"], cost["kl_high"])),
+                     row(named(spec) + "_bare_perplexity", cost["perplexity_pct"], "% more", note=note.format(cost["perplexity_pct_low"], cost["perplexity_pct_high"]))]
         for c in bench("bf16", *lossy):
             spec, cost = c["spec"], costs[c["spec"]]
             bits = (cost["k_bits"] + cost["v_bits"]) / 2
@@ -176,11 +183,11 @@ def main():
         if "mixed" in costs and "kivi:bits=3" in costs:
             rows.append(row("mixed_3_kl", costs["mixed"]["kl"], "nats a token", costs["kivi:bits=3"]["kl"], "kivi:bits=3", ("ratio", "<=", 1.0)))
     with open("build/bench-codec.json", "w", encoding="utf-8") as f:
-        json.dump({"machine": report.machine(), "text": text_name, "results": rows}, f, indent=1)
+        json.dump({"machine": report.machine(), "text": text_name, "sinks": SINKS, "window": WINDOW, "results": rows}, f, indent=1)
         f.write("\n")
     head = ["| codec | bits K / V | relative L2 K / V | attention | KL, nats a token (95 %) | perplexity | encode / decode, GB/s |", "| --- | --- | --- | --- | --- | --- | --- |"]
     with open("build/bench-codec.md", "w", encoding="utf-8") as f:
-        f.write("\n".join(head + [line for _, line in sorted(table)]) + f"\n\nText: {text_name}; {n_scored} tokens scored.\n")
+        f.write("\n".join(head + [line for _, line in sorted(table)]) + f"\n\nText: {text_name}; {n_scored} tokens scored; the first {SINKS} and the last {WINDOW} before a token's chunk are not coded.\n")
     log = lambda y: math.log10(y)
     svg("build/codec-rd.svg", "Error of codecs on SmolLM2's KV", "relative L2 error of a plane", rd, log, (-2.6, 0.1), lambda b: 2 ** -b)
     svg("build/codec-kl.svg", "What it costs: KL to the full cache", "KL, nats a token", kl, log, (-4.5, 1), None)

@@ -105,16 +105,20 @@ here="--kvtier $tmp/socket"
 	# codecs: what comes back the same changes nothing, what does not is measured
 	head -c 1500 LICENSE > "$tmp/text"
 	run ppl --perplexity "$tmp/text" --ctx 320
-	run coded --perplexity "$tmp/text" --ctx 320 --kv-codec raw --kv-codec zbf --kv-codec kivi:bits=8 --kv-codec kivi:bits=1 --kv-codec raw+kivi:bits=1
+	run coded --perplexity "$tmp/text" --ctx 320 --kv-sinks 0 --kv-window 0 --kv-codec raw --kv-codec zbf --kv-codec kivi:bits=8 --kv-codec kivi:bits=1 --kv-codec raw+kivi:bits=1
 	check "the full run beside codecs is the run without" "coded.perplexity == ppl.perplexity and coded.tokens == ppl.tokens > 400"
 	check "a codec without loss costs nothing, bit for bit" "all((c['kl'], c['kl_high'], c['perplexity_pct'], c['same_best'], c['k_fell_back']) == (0, 0, 0, 1, 0) and c['perplexity'] == c['full_perplexity'] for c in coded.codecs[:2])"
 	check "bits are counted" "coded.codecs[0]['k_bits'] == 16 > coded.codecs[1]['k_bits'] > coded.codecs[2]['k_bits'] > 8 > coded.codecs[3]['v_bits'] > 1"
 	check "loss is seen, and grows with fewer bits" "0 < coded.codecs[2]['kl_low'] < coded.codecs[2]['kl'] < coded.codecs[2]['kl_high'] < coded.codecs[4]['kl'] < coded.codecs[3]['kl'] and coded.codecs[3]['same_best'] < 1"
 	check "tokens after the first block of a window are scored" "coded.codecs[3]['tokens'] == coded.tokens - 64 * ((coded.tokens + 320) // 320) and coded.codecs[3]['blocks'] >= 5"
-	run bound --perplexity "$tmp/text" --ctx 320 --kv-codec kivi:bits=1 --max-rel-l2 0
+	run bound --perplexity "$tmp/text" --ctx 320 --kv-sinks 0 --kv-window 0 --kv-codec kivi:bits=1 --max-rel-l2 0
 	check "a bound of nothing means no loss" "bound.codecs[0]['kl'] == 0 and bound.codecs[0]['k_fell_back'] == bound.codecs[0]['v_fell_back'] == 1"
-	run coded1 --perplexity "$tmp/text" --ctx 320 --kv-codec kivi:bits=1 --threads 1
+	run coded1 --perplexity "$tmp/text" --ctx 320 --kv-sinks 0 --kv-window 0 --kv-codec kivi:bits=1 --threads 1
 	check "the number of threads changes no figure" "coded1.codecs[0] == coded.codecs[3]"
+	run sinks --perplexity "$tmp/text" --ctx 320 --kv-window 0 --kv-codec raw --kv-codec kivi:bits=1
+	check "sinks stay exact, which costs bits and spares loss" "sinks.codecs[0]['kl'] == 0 and coded.codecs[3]['k_bits'] < sinks.codecs[1]['k_bits'] < coded.codecs[3]['k_bits'] + 16 * 4 / 64 and sinks.codecs[1]['k_rel_l2'] < coded.codecs[3]['k_rel_l2'] and sinks.codecs[1]['tokens'] == coded.codecs[3]['tokens']"
+	run window --perplexity "$tmp/text" --ctx 320 --kv-sinks 0 --kv-window 100 --kv-codec kivi:bits=1
+	check "in the window nothing is coded, and only tokens behind one that is are scored" "0 < window.codecs[0]['kl'] < coded.codecs[3]['kl'] and window.codecs[0]['tokens'] == coded.tokens - 192 * (coded.tokens // 320) - min(192, coded.tokens % 320)"
 	run off_codec --kvtier off -f "$tmp/prefix" -p "first question" -n 70 --kv-codec zbf
 	run off_long --kvtier off -f "$tmp/prefix" -p "first question" -n 70
 	check "an answer over a lossless codec is the same" "same(off_codec, off_long) and off_codec.kv_codec['k_bits'] < 16 and off_codec.kvtier == 'off'"

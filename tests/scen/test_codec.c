@@ -314,6 +314,56 @@ static void test_hints(void **state)
         daemon_end(&d);
 }
 
+/* How many of a block's first tokens came back as they were put, in all planes and heads. */
+static int n_exact(int b)
+{
+        for (int t = 0; t < TOKENS; t++)
+                for (int p = 0; p < PLANES; p++)
+                        for (int h = 0; h < HEADS; h++) {
+                                size_t at = (size_t)p * PLANE + ((size_t)h * TOKENS + (size_t)t) * 2 * DIM;
+                                if (memcmp(got[b] + at, bytes[b] + at, 2 * DIM) != 0)
+                                        return t;
+                        }
+        return TOKENS;
+}
+
+/* A prompt's first tokens stay exact, in memory and on NVMe, and in no other block. */
+static void test_sinks(void **state)
+{
+        static const char *const flags[] = {"--codec_sinks=4", "--codec_sinks=0", "--codec_sinks=1000"};
+        static const int exact[] = {4, 0, TOKENS};
+        struct daemon d;
+        struct user u;
+
+        for (int i = 0; i < 3; i++) {
+                NVME(&d, "--codec_hot=kivi:bits=2", "--codec_nvme=turbo:bits=2", flags[i]);
+                user_open(&u, &d, KVT_OPEN_CODED, 0.9f);
+                store(&u, 3, NULL);
+                WAIT_FOR(daemon_counter(&d, "recoded") == 3, 10000);
+                get_blocks(&u, 3);
+                CHECK_EQ(n_exact(0), exact[i]);
+                CHECK_EQ(n_exact(1), 0);
+                CHECK_EQ(n_exact(2), 0);
+                user_close(&u);
+                daemon_end(&d);
+                NVME(&d, "--codec_nvme=turbo:bits=2", "--nvme_admit_hits=0", flags[i]);
+                user_open(&u, &d, KVT_OPEN_CODED, 0.9f);
+                store(&u, 3, NULL);
+                WAIT_FOR(device_records(&d) == 3, 10000);
+                device_flush(&d);
+                user_close(&u);
+                daemon_kill(&d);
+                daemon_restart(&d);
+                WAIT_FOR(device_is(&d, 0, "serving"), 10000);
+                user_open(&u, &d, KVT_OPEN_CODED, 0.9f);
+                get_blocks(&u, 3);
+                CHECK_EQ(n_exact(0), exact[i]);
+                CHECK_EQ(n_exact(1), 0);
+                user_close(&u);
+                daemon_end(&d);
+        }
+}
+
 /* Of a client that writes what it likes behind the part. */
 static void test_bad_hints(void **state)
 {
@@ -416,7 +466,7 @@ static void test_truncated(void **state)
         kvt_plane_copy c;
         size_t n = 0;
 
-        NVME(&d, "--codec_hot=stack:levels=5", "--codec_nvme=stack:levels=2", "--nvme_admit_hits=1");
+        NVME(&d, "--codec_hot=stack:levels=5", "--codec_nvme=stack:levels=2", "--nvme_admit_hits=1", "--codec_sinks=0");
         user_open(&u, &d, KVT_OPEN_CODED, 0.5f);
         store(&u, MANY, NULL);
         WAIT_FOR(daemon_counter(&d, "recoded") == MANY, 10000);
@@ -474,8 +524,8 @@ static void test_cold(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                TEST(test_hot),  TEST(test_bounded),    TEST(test_fidelity),  TEST(test_hints), TEST(test_bad_hints),
-                TEST(test_nvme), TEST(test_nvme_lossy), TEST(test_truncated), TEST(test_cold),
+                TEST(test_hot),       TEST(test_bounded), TEST(test_fidelity),   TEST(test_hints),     TEST(test_sinks),
+                TEST(test_bad_hints), TEST(test_nvme),    TEST(test_nvme_lossy), TEST(test_truncated), TEST(test_cold),
         };
 
         make_blocks();

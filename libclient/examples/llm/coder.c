@@ -21,12 +21,20 @@ struct job {
         size_t at, n;
 };
 
-int coder_init(struct coder *c, struct run *run, const struct codec_pair *pair, float max_rel_l2)
+int coder_init(struct coder *c, struct run *run, const struct codec_pair *pair, const struct options *o)
 {
-        *c = (struct coder){.run = run, .pair = *pair, .max_rel_l2 = max_rel_l2};
+        *c = (struct coder){.run = run,
+                            .pair = *pair,
+                            .max_rel_l2 = (float)o->max_rel_l2,
+                            .block_tokens = o->block_tokens,
+                            .n_sinks = o->kv_sinks < o->block_tokens ? o->kv_sinks : o->block_tokens,
+                            .n_window = o->kv_window};
+        c->protect = calloc(1, (c->block_tokens + 7) / 8);
+        for (size_t t = 0; c->protect && t < c->n_sinks; t++)
+                c->protect[t / 8] |= (uint8_t)(1u << t % 8);
         c->threads = calloc(pool_n_threads(run->pool), sizeof(*c->threads));
         c->planes = calloc(2 * run->model->n_layers, sizeof(*c->planes));
-        return c->threads && c->planes ? 0 : -ENOMEM;
+        return c->protect && c->threads && c->planes ? 0 : -ENOMEM;
 }
 
 void coder_deinit(struct coder *c)
@@ -38,6 +46,7 @@ void coder_deinit(struct coder *c)
         }
         free(c->threads);
         free(c->planes);
+        free(c->protect);
         *c = (struct coder){0};
 }
 
@@ -69,7 +78,9 @@ static int code_plane(const struct job *j, size_t i, struct coder_thread *t)
         struct coder *c = j->coder;
         const struct model *m = c->run->model;
         uint32_t role = i % 2 ? KVT_ROLE_V : KVT_ROLE_K;
-        struct plane_request q = {.spec = codec_pair_for(&c->pair, role), .max_rel_l2 = c->max_rel_l2};
+        struct plane_request q = {.spec = codec_pair_for(&c->pair, role),
+                                  .max_rel_l2 = c->max_rel_l2,
+                                  .protect = !j->at && c->n_sinks ? c->protect : NULL};
         uint16_t *kv = run_kv(c->run, i / 2, (int)(i % 2)) + j->at * m->n_kv_heads * m->head_dim;
         struct trial_plane made;
         struct shape p;
@@ -98,7 +109,7 @@ static void code_task(void *arg, size_t i, unsigned i_thread)
         j->coder->planes[i].r = code_plane(j, i, &j->coder->threads[i_thread]);
 }
 
-int coder_block(struct coder *c, size_t at, size_t n)
+static int code_block(struct coder *c, size_t at, size_t n)
 {
         struct job j = {c, at, n};
         size_t n_planes = 2 * c->run->model->n_layers;
@@ -110,4 +121,23 @@ int coder_block(struct coder *c, size_t at, size_t n)
                 trial_sums_add(i % 2 ? &c->v : &c->k, &c->planes[i].sums);
         }
         return 0;
+}
+
+void coder_restart(struct coder *c)
+{
+        c->n_coded = 0;
+}
+
+int coder_advance(struct coder *c, size_t n)
+{
+        int r = 0;
+
+        for (; !r && c->n_coded + c->block_tokens + c->n_window <= n; c->n_coded += c->block_tokens)
+                r = code_block(c, c->n_coded, c->block_tokens);
+        return r;
+}
+
+size_t coder_first(const struct coder *c)
+{
+        return (c->block_tokens + c->n_window + c->block_tokens - 1) / c->block_tokens * c->block_tokens;
 }

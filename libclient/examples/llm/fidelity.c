@@ -80,19 +80,22 @@ static size_t run_window(struct fidelity *f, struct engine *e, size_t i_spec, si
 {
         size_t bt = e->opt.block_tokens, n_done = f->n_blocks;
         struct fidelity_block *blocks = f->blocks + i_spec * f->max_blocks;
+        struct coder *c = &f->coders[i_spec];
+
+        coder_restart(c);
 
         for (size_t at = 0, n; at < n_window; at += n) {
+                bool scored = at >= coder_first(c);
                 size_t n_rows;
-                int r = 0;
+                int r;
 
                 n = n_window - at < bt ? n_window - at : bt;
                 n_rows = at + n < n_window ? n : n - 1; /* the window's last token foretells nothing that is scored */
-                model_forward(&e->run, e->tokens + from + at, n, at, at ? LOGITS_ALL : LOGITS_NONE);
-                if (at && n_rows)
+                model_forward(&e->run, e->tokens + from + at, n, at, scored ? LOGITS_ALL : LOGITS_NONE);
+                if (scored && n_rows)
                         blocks[n_done++] = compare_chunk(f, e, f->full + at * e->model.n_vocab, e->tokens + from + at + 1, n_rows,
                                                          &f->n_same_best[i_spec]);
-                if (n == bt)
-                        r = coder_block(&f->coders[i_spec], at, n);
+                r = coder_advance(c, at + n);
                 if (r)
                         die("--kv-codec %s: %s", e->opt.kv_codecs.items[i_spec], kvt_strerror(r));
         }

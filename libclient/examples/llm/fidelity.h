@@ -1,7 +1,7 @@
 /* --perplexity with --kv-codec: what a codec costs, token by token, against the same model over the full KV. Main thread.
  *
- * A chunk of tokens attends to itself exactly and to all whole blocks before it as they come back from the codec. What is scored are the tokens after the first block of
- * a window: those before see nothing that was coded. Both runs score the same tokens. Neighbouring tokens are alike, so intervals are made of
+ * A chunk of tokens attends to itself, to the sinks and to the coder's window before it exactly, and to all whole blocks before those as they come back from the codec. What is
+ * scored are the tokens of a window that see something coded. Both runs score the same tokens. Neighbouring tokens are alike, so intervals are made of
  * blocks: normal approximation, 95 %, the variance that of a ratio of blocks' sums. */
 #pragma once
 

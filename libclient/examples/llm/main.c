@@ -139,7 +139,7 @@ void open_coder(const struct engine *e, struct coder *c, struct run *run, size_t
 
         if (codec_pair_parse(e->opt.kv_codecs.items[i], &pair, &why))
                 die("--kv-codec %s: %s", e->opt.kv_codecs.items[i], why);
-        if (coder_init(c, run, &pair, (float)e->opt.max_rel_l2))
+        if (coder_init(c, run, &pair, &e->opt))
                 die("out of memory");
 }
 
@@ -152,11 +152,10 @@ json_t *report_coder(const struct coder *c)
                          trial_fell_back(&c->k), "v_fell_back", trial_fell_back(&c->v));
 }
 
-/* The last block of the first n tokens passes through the codec if it is whole. */
-static void code_block(struct engine *e, size_t n)
+/* The first n tokens' KV is there. */
+static void code_blocks(struct engine *e, size_t n)
 {
-        size_t bt = e->opt.block_tokens;
-        int r = e->opt.kv_codecs.n && n % bt == 0 ? coder_block(&e->coder, n - bt, bt) : 0;
+        int r = e->opt.kv_codecs.n ? coder_advance(&e->coder, n) : 0;
 
         if (r)
                 die("--kv-codec: %s", kvt_strerror(r));
@@ -173,7 +172,7 @@ static void prefill(struct engine *e)
                 n = e->n_prompt - at < bt ? e->n_prompt - at : bt;
                 model_forward(&e->run, e->tokens + at, n, at, at + n == e->n_prompt ? LOGITS_LAST : LOGITS_NONE);
                 cache_store(&e->cache, e->tokens, at + n);
-                code_block(e, at + n);
+                code_blocks(e, at + n);
         }
         e->hashes[0] = hash_logits(e);
         e->prefill_sec = now_sec() - start - e->cache_sec;
@@ -220,7 +219,7 @@ static void generate(struct engine *e, size_t n, double start)
                 if (i > 0) {
                         model_forward(&e->run, e->tokens + e->n_tokens - 1, 1, e->n_tokens - 1, LOGITS_LAST);
                         e->hashes[i] = hash_logits(e);
-                        code_block(e, e->n_tokens);
+                        code_blocks(e, e->n_tokens);
                 }
                 id = sampler_next(&e->sampler, e->run.logits);
                 if (i == 0) {

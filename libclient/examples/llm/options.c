@@ -39,6 +39,10 @@ static const struct row {
         {0, "kv-codec", "SPEC[+SPEC]",
          "code the KV of whole blocks, K and V, in place; with --perplexity: against the full KV, can be given again", LIST, AT(kv_codecs),
          0, 0},
+        {0, "kv-sinks", "N", "with --kv-codec: the first N tokens stay as they are, as in kvtierd's copies (4)", COUNT, AT(kv_sinks), 0,
+         4096},
+        {0, "kv-window", "N", "with --kv-codec: a block is coded once N more tokens are behind it, as in KIVI (128)", COUNT, AT(kv_window),
+         0, 1 << 24},
         {0, "max-rel-l2", "X", "with --kv-codec: the largest error of a plane; others are coded better (any)", REAL, AT(max_rel_l2), 0,
          1e9},
         {0, "threads", "N", "(one a CPU)", COUNT, AT(n_threads), 1, 64},
@@ -108,6 +112,8 @@ void options_parse(struct options *o, int argc, char **argv)
         *o = (struct options){.block_tokens = 64,
                               .top_p = 0.95,
                               .max_rel_l2 = INFINITY,
+                              .kv_sinks = 4,
+                              .kv_window = 128,
                               .seed = 1,
                               .n_threads = n_cpus < 1    ? 1
                                            : n_cpus > 64 ? 64

@@ -13,6 +13,7 @@ struct text_list {
 
 struct options {
         const char *model, *prompt, *file, *system, *kvtier, *kv, *perplexity, *logits, *capture;
+        uint64_t kv_sinks, kv_window; /* with kv_codecs: tokens, the first and the most recent ones, that are not coded */
         uint64_t n_generate, block_tokens, n_ctx, n_threads, seed;
         double temperature, top_p, max_rel_l2;
         struct text_list kv_codecs;

@@ -138,7 +138,7 @@ void perplexity(struct engine *e)
                         fidelity_window(&f, e, from, w.n);
         }
         if (e->opt.kv_codecs.n && !f.n_scored)
-                die("--kv-codec: no window is longer than a block");
+                die("--kv-codec: no window is longer than a block and --kv-window");
         report(e, &f, exp(nll / (double)n_scored), n_scored, ctx, (double)e->n_tokens / sec);
         fidelity_deinit(&f);
 }
