@@ -1,8 +1,8 @@
 /* Codec 4: uniform quantisation with a least value and a step for each group, after KIVI (arXiv 2402.02750): keys per channel over groups of tokens, values per
  * token over groups of channels.
- * Levels, which a decoder need not know of: at one bit mean +- mean |x - mean|, or the middles of the halves of the range (SpeCache, arXiv 2503.16163). With more,
- * keys have the ends of the range and points between, as in KIVI: a few keys that attention always looks at stand at those ends, and attention suffers more from
- * moving them than from larger errors elsewhere. Values have the middles of equal parts of the range, which are nearer on average.
+ * Levels, which a decoder need not know of: at one bit mean +- mean |x - mean|, or the middles of the halves of the range (SpeCache, arXiv 2503.16163). With two,
+ * the middles of equal parts of the range, which are nearer on average. With more, values have those, and keys the ends of the range and points between, as in KIVI: keys that
+ * attention always looks at stand at those ends. (With two bits that would help only where such keys are not kept exact: see codec_sinks.)
  * The payload is one section as quant.h describes it. */
 #include <stdio.h>
 
@@ -33,7 +33,7 @@ static bool in_middles(const struct codec_spec *s, const struct shape *p)
 {
         switch (s->params[LEVELS]) {
         case 0:
-                return p->role == KVT_ROLE_V && s->params[BITS] > 1;
+                return s->params[BITS] == 2 || (s->params[BITS] > 2 && p->role == KVT_ROLE_V);
         case 1:
                 return s->params[BITS] == 1;
         default:

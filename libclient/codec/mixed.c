@@ -140,7 +140,7 @@ static size_t mixed_encode(const struct codec_spec *s, const struct shape *p, co
         mark(scores, p->tokens, n, map);
         for (int salient = 0; salient < 2; salient++) {
                 struct quant q = lay_out(s, p, salient);
-                bool middles = p->role == KVT_ROLE_V && q.bits > 1; /* else the ends of the range, as kivi.c says why */
+                bool values = p->role == KVT_ROLE_V && q.bits > 1, middles = values || q.bits == 2; /* as kivi.c says why */
                 float *to = rows;
 
                 if (!q.tokens)
@@ -150,7 +150,7 @@ static size_t mixed_encode(const struct codec_spec *s, const struct shape *p, co
                                 memcpy(to, in->values + r * p->dim, p->dim * sizeof(float));
                                 to += p->dim;
                         }
-                if (!quant_encode(&q, rows, middles, middles ? ROUNDS : 0, at, rows + p->n_values))
+                if (!quant_encode(&q, rows, middles, values ? ROUNDS : 0, at, rows + p->n_values))
                         return 0;
                 at += q.bytes;
         }

@@ -92,7 +92,9 @@ static void test_better(void **state)
         }
         assert_true(error_of("kivi:bits=2,levels=1", KVT_ROLE_K) < 0.7f * error_of("kivi:bits=2,levels=1", KVT_ROLE_V));
         assert_true(error_of("kivi:bits=2,rounds=3", KVT_ROLE_K) < error_of("kivi:bits=2", KVT_ROLE_K));
-        assert_true(error_of("kivi:bits=2,levels=2", KVT_ROLE_K) < 0.9f * error_of("kivi:bits=2", KVT_ROLE_K));
+        assert_true(error_of("kivi:bits=2", KVT_ROLE_K) < 0.9f * error_of("kivi:bits=2,levels=1", KVT_ROLE_K));
+        assert_true(error_of("kivi:bits=3", KVT_ROLE_K) == error_of("kivi:bits=3,levels=1", KVT_ROLE_K));
+        assert_true(error_of("kivi:bits=3", KVT_ROLE_V) == error_of("kivi:bits=3,levels=2", KVT_ROLE_V));
 }
 
 /* Constant, zero, tiny and huge planes. */
