@@ -37,7 +37,11 @@ void recode_hot(struct engine *e, struct space *s, uint32_t i)
 
 uint16_t recode_n_exact(const struct engine *e, const struct block *k)
 {
-        return k->parent == POOL_NONE ? (uint16_t)e->conf->p.codec_sinks : 0;
+        uint64_t n_tokens = space_at(&e->tenants, k->space)->geometry.block_tokens, n_before = 0, n_sinks = e->conf->p.codec_sinks;
+
+        for (; k->parent != POOL_NONE && n_before < n_sinks; k = block_at(&e->blocks, k->parent))
+                n_before += n_tokens;
+        return n_before < n_sinks ? (uint16_t)MIN(n_sinks - n_before, n_tokens) : 0;
 }
 
 static void take_waiters(struct xfer *x, struct list *ret)
