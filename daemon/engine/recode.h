@@ -13,5 +13,5 @@ void recode_hot(struct engine *e, struct space *s, uint32_t block);
 void recode_some(struct engine *e);
 /* Counts what was coded for a transfer, and what fell back to other codecs than were asked for. */
 void recode_count(const struct xfer *x);
-/* How many of the block's first tokens stay exact when it is coded anew. */
+/* How many of the block's first tokens stay exact when it is coded anew: those of the first codec_sinks of the prompt that are in it. Walks up at most as many blocks. */
 uint16_t recode_n_exact(const struct engine *e, const struct block *k);

@@ -54,8 +54,7 @@ struct xfer {
         bool decodes; /* LOAD: into raw bytes */
         bool read_ended; /* FETCH: its record is let go already */
         uint8_t rung; /* RECODE: which it is for */
-        uint16_t
-                n_exact; /* DEMOTE, RECODE: first tokens that stay exact when it is coded anew: a prompt's first ones, which later tokens attend to whatever they say */
+        uint16_t n_exact; /* DEMOTE, RECODE: first tokens that stay exact when it is coded anew; see recode_n_exact() */
         struct coded *coded; /* owned */
         struct location to_at; /* RECODE: the new place */
         struct slab *to_slab;

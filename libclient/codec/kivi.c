@@ -1,8 +1,8 @@
 /* Codec 4: uniform quantisation with a least value and a step for each group, after KIVI (arXiv 2402.02750): keys per channel over groups of tokens, values per
  * token over groups of channels.
- * Levels, which a decoder need not know of: at one bit mean +- mean |x - mean|, or the middles of the halves of the range (SpeCache, arXiv 2503.16163). With two,
- * the middles of equal parts of the range, which are nearer on average. With more, values have those, and keys the ends of the range and points between, as in KIVI: keys that
- * attention always looks at stand at those ends. (With two bits that would help only where such keys are not kept exact: see codec_sinks.)
+ * Levels, which a decoder need not know of: at one bit mean +- mean |x - mean|, or the middles of the halves of the range (SpeCache, arXiv 2503.16163). With more,
+ * values have the middles of equal parts of the range, which are nearer on average, and so have keys at two bits. Keys at three and more have the ends of the range and points between, as
+ * in KIVI: a few keys that attention always looks at stand at those ends. At two bits the ends cost more than they spare once the first of those keys are kept exact (codec_sinks).
  * The payload is one section as quant.h describes it. */
 #include <stdio.h>
 

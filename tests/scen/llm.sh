@@ -119,6 +119,10 @@ here="--kvtier $tmp/socket"
 	check "sinks stay exact, which costs bits and spares loss" "sinks.codecs[0]['kl'] == 0 and coded.codecs[3]['k_bits'] < sinks.codecs[1]['k_bits'] < coded.codecs[3]['k_bits'] + 16 * 4 / 64 and sinks.codecs[1]['k_rel_l2'] < coded.codecs[3]['k_rel_l2'] and sinks.codecs[1]['tokens'] == coded.codecs[3]['tokens']"
 	run window --perplexity "$tmp/text" --ctx 320 --kv-sinks 0 --kv-window 100 --kv-codec kivi:bits=1
 	check "in the window nothing is coded, and only tokens behind one that is are scored" "0 < window.codecs[0]['kl'] < coded.codecs[3]['kl'] and window.codecs[0]['tokens'] == coded.tokens - 192 * (coded.tokens // 320) - min(192, coded.tokens % 320)"
+	run wide --perplexity "$tmp/text" --ctx 320 --kv-sinks 70 --kv-window 0 --kv-codec kivi:bits=1
+	check "more sinks than a block has are in the next one, too" "sinks.codecs[1]['k_bits'] < wide.codecs[0]['k_bits'] and 0 < wide.codecs[0]['k_rel_l2'] < sinks.codecs[1]['k_rel_l2']"
+	run wide64 --perplexity "$tmp/text" --ctx 320 --kv-sinks 64 --kv-window 0 --kv-codec kivi:bits=1
+	check "those past the first block cost bits" "wide64.codecs[0]['k_bits'] < wide.codecs[0]['k_bits']"
 	run off_codec --kvtier off -f "$tmp/prefix" -p "first question" -n 70 --kv-codec zbf
 	run off_long --kvtier off -f "$tmp/prefix" -p "first question" -n 70
 	check "an answer over a lossless codec is the same" "same(off_codec, off_long) and off_codec.kv_codec['k_bits'] < 16 and off_codec.kvtier == 'off'"

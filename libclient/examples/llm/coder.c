@@ -27,11 +27,9 @@ int coder_init(struct coder *c, struct run *run, const struct codec_pair *pair, 
                             .pair = *pair,
                             .max_rel_l2 = (float)o->max_rel_l2,
                             .block_tokens = o->block_tokens,
-                            .n_sinks = o->kv_sinks < o->block_tokens ? o->kv_sinks : o->block_tokens,
+                            .n_sinks = o->kv_sinks,
                             .n_window = o->kv_window};
         c->protect = calloc(1, (c->block_tokens + 7) / 8);
-        for (size_t t = 0; c->protect && t < c->n_sinks; t++)
-                c->protect[t / 8] |= (uint8_t)(1u << t % 8);
         c->threads = calloc(pool_n_threads(run->pool), sizeof(*c->threads));
         c->planes = calloc(2 * run->model->n_layers, sizeof(*c->planes));
         return c->protect && c->threads && c->planes ? 0 : -ENOMEM;
@@ -80,7 +78,7 @@ static int code_plane(const struct job *j, size_t i, struct coder_thread *t)
         uint32_t role = i % 2 ? KVT_ROLE_V : KVT_ROLE_K;
         struct plane_request q = {.spec = codec_pair_for(&c->pair, role),
                                   .max_rel_l2 = c->max_rel_l2,
-                                  .protect = !j->at && c->n_sinks ? c->protect : NULL};
+                                  .protect = j->at < c->n_sinks ? c->protect : NULL};
         uint16_t *kv = run_kv(c->run, i / 2, (int)(i % 2)) + j->at * m->n_kv_heads * m->head_dim;
         struct trial_plane made;
         struct shape p;
@@ -114,6 +112,9 @@ static int code_block(struct coder *c, size_t at, size_t n)
         struct job j = {c, at, n};
         size_t n_planes = 2 * c->run->model->n_layers;
 
+        memset(c->protect, 0, (n + 7) / 8);
+        for (size_t t = 0; t < n && at + t < c->n_sinks; t++)
+                c->protect[t / 8] |= (uint8_t)(1u << t % 8);
         pool_run(c->run->pool, n_planes, code_task, &j);
         for (size_t i = 0; i < n_planes; i++) {
                 if (c->planes[i].r)

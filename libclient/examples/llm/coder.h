@@ -11,7 +11,7 @@ struct coder {
         float max_rel_l2;
         size_t block_tokens, n_sinks, n_window;
         size_t n_coded; /* tokens of this run so far */
-        uint8_t *protect; /* owned: the sinks, a bit a token of the first block */
+        uint8_t *protect; /* owned: those of the sinks that are in the block at hand, a bit a token */
         struct coder_thread *threads; /* owned; one a thread of the run's pool */
         struct coder_plane *planes; /* owned; one a plane: of the block at hand */
         struct trial_sums k, v; /* of all blocks so far */

@@ -279,7 +279,9 @@ static void report(const struct engine *e)
         if (!e->opt.json) {
                 fprintf(stderr, "\nllm: %zu tokens of prompt, %zu reused; first token after %.0f ms; prefill %.0f/s, decode %.1f/s\n",
                         e->n_prompt, e->n_reused, e->first_sec * 1e3, prefill_rate, decode_rate);
-                if (e->opt.kv_codecs.n)
+                if (e->opt.kv_codecs.n && !e->coder.n_coded)
+                        fprintf(stderr, "llm: nothing was coded: no whole block has --kv-window tokens behind it\n");
+                else if (e->opt.kv_codecs.n)
                         fprintf(stderr, "llm: whole blocks were coded: %.3f bits a value of K, %.3f of V\n", trial_bits(&e->coder.k),
                                 trial_bits(&e->coder.v));
                 json_decref(steps);
