@@ -127,8 +127,7 @@ static void put_done(struct engine *e, struct xfer *x, void *arg)
                         k->stub = k->state == BLOCK_RESIDENT && k->n_parts < x->space->geometry.n_shards;
                 }
                 part->at = x->at;
-                if (p->replace ||
-                    engine_has_record(e, x->space, x->shard, k->key)) /* one that could not be matched: what came before it is gone */
+                if (p->replace)
                         forget_record(e, x->space, k, x->shard);
                 e->host.tier.ops->publish(&e->host.tier, x->space, x->at, x->block);
                 metrics.c_puts++;

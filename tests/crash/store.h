@@ -33,7 +33,7 @@ struct store {
         struct tenant *t;
         struct space *s[N_SPACES];
         struct staging *staging;
-        unsigned random;
+        unsigned seed, random;
         bool values; /* spaces have planes of f16 values, else of opaque bytes */
         float max_rel_l2; /* their fidelity */
         bool open, crashed;
@@ -61,7 +61,7 @@ static void store_init(struct store *st, unsigned seed, uint32_t n_segments, con
         char text[2000], error[300];
         const char *dir = getenv("TMPDIR");
 
-        *st = (struct store){.random = seed};
+        *st = (struct store){.seed = seed, .random = seed};
         current = st;
         snprintf(st->path, sizeof st->path, "%s/kvtier-crash-%d.kvt", dir ?: "/tmp", getpid());
         unlink(st->path);
@@ -145,7 +145,7 @@ static struct nvme_device *store_device(struct store *st)
         do {                                                                                                                               \
                 for (int turns_ = 0; !(x); turns_++) {                                                                                     \
                         if (turns_ > 20000) {                                                                                              \
-                                check_failed(__FILE__, __LINE__, "%s: not within so many turns", #x);                                      \
+                                check_failed(__FILE__, __LINE__, "%s: not within so many turns; seed %u", #x, (st)->seed);                 \
                                 break;                                                                                                     \
                         }                                                                                                                  \
                         store_turn(st, 1 + any(st, 8));                                                                                    \
@@ -164,7 +164,7 @@ static void store_audit(struct store *st)
                 check_failed(__FILE__, __LINE__, "engine: %s", a.error);
 }
 
-static void store_serve(struct store *st)
+static inline void store_serve(struct store *st)
 {
         TURN_UNTIL(st, store_device(st)->state == DEVICE_SERVING);
         store_audit(st);

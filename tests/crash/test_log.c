@@ -454,7 +454,8 @@ static uint32_t block_of(uint32_t b)
         return blocks_find(&st.e.blocks, st.s[SPACE]->id, key);
 }
 
-/* A record whose parent is gone matches nothing, so its block can be put again, with other bytes: these are what is read from then on, wherever they are. */
+/* A record whose parent is gone matches nothing, so its block can be put again. Keys name what blocks hold, so the record stays what it was promised to be:
+ * the power may be cut before the other copy is written. */
 static void test_another_copy_of_an_orphan(void **state)
 {
         uint8_t key[16];
@@ -478,14 +479,11 @@ static void test_another_copy_of_an_orphan(void **state)
         CHECK_EQ(put_start(&st.e, &put), PUT_PENDING);
         TURN_UNTIL(&st, status != 1);
         CHECK_OK(status);
-        CHECK(!engine_uncache(&st.e, block_of(1))); /* nothing else has it */
         CHECK_OK(block_read(1, 2));
-        CHECK_OK(block_make_durable(1));
-        CHECK(engine_uncache(&st.e, block_of(1)));
-        CHECK_OK(block_read(1, 2));
+        CHECK_OK(block_make_durable(0));
         reopen();
         CHECK_EQ(match_from(0, 2), 2);
-        CHECK_OK(block_read(1, 2));
+        CHECK_OK(block_read(1, 1));
         store_audit(&st);
 }
 
