@@ -191,6 +191,7 @@ static bool open_parts(struct parts *ret, const struct shape *p, const uint8_t *
         return at == n_src;
 }
 
+/* The map is read again after open_parts(), and where a lease was lost others' bytes may stand there by then: tokens and rows are counted, not believed. */
 static int decode_head(const struct parts *x, const struct shape *p, uint32_t head, uint8_t *dst, void *scratch)
 {
         size_t row = (size_t)p->dim * p->elem_bytes;
@@ -201,9 +202,9 @@ static int decode_head(const struct parts *x, const struct shape *p, uint32_t he
         if (x->n[0])
                 r = quant_decode(&x->q[0], head, 0, x->n[0], p->dtype, dst, scratch);
         for (uint32_t t = p->tokens; t-- > 0 && !r;)
-                if (!bit(x->map, t) && --i != t)
+                if (!bit(x->map, t) && i && --i != t)
                         memcpy(dst + t * row, dst + i * row, row);
-        for (uint32_t t = 0, j = 0; j < x->n[1] && !r; t++)
+        for (uint32_t t = 0, j = 0; t < p->tokens && j < x->n[1] && !r; t++)
                 if (bit(x->map, t))
                         r = quant_decode(&x->q[1], head, j++, 1, p->dtype, dst + t * row, scratch);
         return r;
@@ -235,7 +236,9 @@ static int mixed_decode_rows(const struct shape *p, const uint8_t *restrict src,
                 for (uint32_t b = 0; b < t / 8; b++)
                         before += (uint32_t)__builtin_popcount(x.map[b]);
                 before += (uint32_t)__builtin_popcount(x.map[t / 8] & ((1u << t % 8) - 1));
-                r = quant_decode(&x.q[salient], head, salient ? before : t - before, 1, p->dtype, (uint8_t *)dst + i * row, scratch);
+                before = salient ? before : t - before; /* those of its kind */
+                r = before < x.n[salient] ? quant_decode(&x.q[salient], head, before, 1, p->dtype, (uint8_t *)dst + i * row, scratch)
+                                          : KVT_E_CORRUPT;
         }
         return r;
 }
